@@ -1,0 +1,403 @@
+"""The vocabulary: every noun that travels between the parts, as a frozen value, and the Protocols of the parts.
+
+    Request ──features──▶ Features ──policy──▶ Decision ──strategy──▶ Plan (model calls) ──backend──▶ Answer
+
+Nothing here does any work and nothing here imports the rest of longroute. Offsets count characters (Unicode code
+points) of `Document.text`, `end` exclusive. Money is in US dollars as `Decimal`; None means unknown, never free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal, Protocol
+
+Prefer = Literal["quality", "balanced", "cheap"]
+Task = Literal["lookup", "reasoning", "comparison", "aggregation", "summary", "unanswerable", "code"]
+Tier = Literal["small", "medium", "large", "weak_long_context", "extractive", "unknown"]
+Kind = Literal["text", "markdown", "html", "code", "pdf", "docx"]
+Role = Literal["system", "user", "assistant"]
+
+TASKS: tuple[Task, ...] = (
+    "lookup",
+    "reasoning",
+    "comparison",
+    "aggregation",
+    "summary",
+    "unanswerable",
+    "code",
+)
+
+
+# ---- what comes in ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text to answer from.
+
+    id: shown in citations and unique within a request; empty means the router names it (`document-1`, ...).
+    page_starts: offset of the first character of each page, where the source has pages; else empty.
+    """
+
+    text: str
+    id: str = ""
+    kind: Kind = "text"
+    page_starts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What to optimise. `prefer` sets the price of cost and latency in quality; the limits are hard and override it."""
+
+    prefer: Prefer = "balanced"
+    max_cost_usd: Decimal | None = None
+    max_latency_s: float | None = None
+    min_quality: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A question about documents, addressed to a model.
+
+    allowed: strategy names that may be chosen; empty means all that are installed.
+    instructions: the application's own system text; passed on untouched.
+    """
+
+    question: str
+    documents: tuple[Document, ...]
+    model: str
+    goal: Goal = Goal()
+    allowed: tuple[str, ...] = ()
+    instructions: str = ""
+    max_output_tokens: int = 1024
+
+
+# ---- what is known about the model -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProfile:
+    """Published facts about a model, from dated data. Prices are dollars per million tokens; None means unknown.
+
+    cache_min_tokens, cache_ttl_s: shortest prefix the provider caches, and for how long after its last use.
+    prefill_tokens_per_s, decode_tokens_per_s, overhead_s: a latency model; None means unknown.
+    tokenizer: name of the counting rule (`o200k`, `cl100k`, `claude`, ...) used by `router/tokens.py`.
+    """
+
+    name: str
+    context_window: int
+    max_output_tokens: int | None = None
+    tier: Tier = "unknown"
+    input_usd_per_mtok: Decimal | None = None
+    cached_input_usd_per_mtok: Decimal | None = None
+    cache_write_usd_per_mtok: Decimal | None = None
+    output_usd_per_mtok: Decimal | None = None
+    cache_min_tokens: int | None = None
+    cache_ttl_s: float | None = None
+    prefill_tokens_per_s: float | None = None
+    decode_tokens_per_s: float | None = None
+    overhead_s: float | None = None
+    tokenizer: str = "default"
+    as_of: str = ""
+    source: str = ""
+
+
+# ---- what a policy sees ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What BM25 alone says about how findable the answer is. All from one pass over the chunks; no embedding.
+
+    coverage: share of the question's distinct content terms that occur anywhere in the documents, idf-weighted, [0, 1].
+    top_coverage: the same within the best chunk, [0, 1].
+    top_score: BM25 score of the best chunk, >= 0.
+    margin: (best - second) / best score, [0, 1].
+    entropy: entropy of the softmax over the top 20 scores divided by log(their number), [0, 1]; 1 = no preference.
+    spread: standard deviation of the top 5 chunks' positions, as shares of the text, [0, 0.5].
+    """
+
+    coverage: float
+    top_coverage: float
+    top_score: float
+    margin: float
+    entropy: float
+    spread: float
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Everything a policy may look at. Cheap by design: no embedding of documents, no model call.
+
+    document_tokens, question_tokens, instruction_tokens: counted for the request's model.
+    token_error: relative error of those counts, 95 % of texts (0 where a tokenizer counted exactly).
+    window_ratio: document_tokens / context_window.
+    task: probability of each question type, summing to 1.
+    cached_tokens: leading part of the full prompt believed to be in the provider's prompt cache.
+    """
+
+    document_tokens: int
+    question_tokens: int
+    instruction_tokens: int
+    max_output_tokens: int
+    token_error: float
+    n_documents: int
+    window_ratio: float
+    task: Mapping[Task, float]
+    evidence: Evidence | None
+    kind: Kind
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What carrying out a strategy would take, in tokens and calls, before prices are known.
+
+    prompt_tokens: over all calls, includes cached_tokens.
+    cached_tokens: the part of prompt_tokens expected from the provider's prompt cache.
+    largest_prompt_tokens: of the largest single call; must fit the window together with its output.
+    sequential_calls: calls that wait for one another; parallel ones count once.
+    preparation_s: own work before the first call (retrieval, compression).
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    largest_prompt_tokens: int
+    cached_tokens: int = 0
+    calls: int = 1
+    sequential_calls: int = 1
+    preparation_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one strategy would bring. None means unknown.
+
+    quality: probability that the answer is correct, with a 90 % interval; `basis` says where it comes from.
+    infeasible: empty where the strategy can be used, else the reason it cannot, for a person to read.
+    """
+
+    strategy: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    calls: int = 1
+    cost_usd: Decimal | None = None
+    latency_s: float | None = None
+    quality: float | None = None
+    quality_interval: tuple[float, float] | None = None
+    basis: str = ""
+    utility: float | None = None
+    infeasible: str = ""
+
+    @property
+    def feasible(self) -> bool:
+        return not self.infeasible
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which strategy, why, and what the others would have brought."""
+
+    strategy: str
+    policy: str
+    model: str
+    estimates: tuple[Estimate, ...]
+    reasons: tuple[str, ...]
+    features: Features
+    goal: Goal
+
+    @property
+    def estimate(self) -> Estimate:
+        """The estimate of the chosen strategy."""
+        return next(e for e in self.estimates if e.strategy == self.strategy)
+
+
+# ---- what is shown to and said by a model ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A stretch of a document, as shown to a model: `text == document.text[start:end]`.
+
+    score: relevance to the question, higher is better; comparable only within one list.
+    """
+
+    document_id: str
+    start: int
+    end: int
+    text: str
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """Where an answer, or a part of it, stands in the source. `text == document.text[start:end]`."""
+
+    document_id: str
+    start: int
+    end: int
+    text: str
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and money of one call or of several added up."""
+
+    prompt_tokens: int = 0  # includes cached_tokens
+    cached_tokens: int = 0  # the part of prompt_tokens served from a prefix cache
+    completion_tokens: int = 0
+    cost_usd: Decimal | None = None  # None: the price is unknown, which is not the same as free
+
+    def __add__(self, other: Usage) -> Usage:
+        both_known = self.cost_usd is not None and other.cost_usd is not None
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cost_usd + other.cost_usd if both_known else None,  # type: ignore[operator]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One model call that a plan asks for.
+
+    purpose: what the call is for, in a trace (`answer`, `worker 3 of 8`).
+    final: its text is the answer, so a streaming driver may pass the pieces on as they come.
+    question, passages: what the messages were built from; for backends that read text instead of prompts.
+    temperature: None leaves it to the server.
+    """
+
+    messages: tuple[Message, ...]
+    model: str
+    max_output_tokens: int = 1024
+    temperature: float | None = None
+    stop: tuple[str, ...] = ()
+    purpose: str = "answer"
+    final: bool = True
+    question: str = ""
+    passages: tuple[Passage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model said. `finish_reason` is the server's own word (`stop`, `length`, ...)."""
+
+    text: str
+    usage: Usage = Usage()
+    finish_reason: str = "stop"
+    model: str = ""
+    citations: tuple[Citation, ...] = ()  # only from backends that know their source
+    answered: bool = True  # False where the backend itself says that nothing fits
+    notes: tuple[str, ...] = ()  # what a wrapper did on the way: "retried after 429", ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One call of a finished plan, for the trace. Holds no prompt."""
+
+    purpose: str
+    usage: Usage
+    latency_s: float
+    finish_reason: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What comes out.
+
+    answered: False where the documents do not hold the answer and the text says so.
+    citations: the passages the answer rests on, best first; passages: everything the last call was shown,
+    empty where that was the whole text.
+    notes: what went differently from the decision (a fallback, a retry), for a person to read.
+    """
+
+    text: str
+    answered: bool = True
+    citations: tuple[Citation, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    strategy: str = ""
+    usage: Usage = Usage()
+    calls: tuple[CallRecord, ...] = ()
+    decision: Decision | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+
+
+# ---- the parts -------------------------------------------------------------------------------------------------------
+
+Plan = Generator[Call | tuple[Call, ...], Reply | tuple[Reply, ...], Answer]
+"""The calls of one strategy. Yields a Call and is sent its Reply, or yields a tuple of Calls that may run side by side
+and is sent their Replies in the same order. Returns the Answer. Nothing has run until it is advanced."""
+
+
+class Strategy(Protocol):
+    """How an answer is produced."""
+
+    def footprint(self, features: Features, profile: ModelProfile) -> Footprint:
+        """What carrying it out would take. Pure and fast."""
+
+    def plan(self, request: Request) -> Plan:
+        """The calls to make. Retrieval and compression happen when the plan is advanced, not before."""
+
+
+class Policy(Protocol):
+    """Which strategy. Pure: no clock, no network, no state that changes."""
+
+    def decide(
+        self, features: Features, profile: ModelProfile, options: Sequence[Estimate], goal: Goal
+    ) -> Decision:
+        """Choose among options, whose cost and feasibility are filled in and whose quality is not.
+
+        Raises NoFeasibleStrategy or ContextTooLong where nothing can be chosen.
+        """
+
+
+class Backend(Protocol):
+    """Who produces tokens. Asynchronous only: the synchronous driver runs it on an event loop of its own."""
+
+    async def generate(self, call: Call) -> Reply:
+        """The whole reply. Raises BackendError."""
+
+    def stream(self, call: Call) -> AsyncGenerator[str | Reply, None]:
+        """Pieces of text as they come, then the whole Reply, once, last. Raises BackendError."""
+
+    async def aclose(self) -> None:
+        """Release connections. Safe to call twice."""
+
+
+class Retriever(Protocol):
+    """Finds the passages that matter to a question."""
+
+    def retrieve(self, question: str, documents: Sequence[Document], *, budget_tokens: int) -> list[Passage]:
+        """Passages worth showing, best first, not overlapping, at most budget_tokens in total (estimated).
+
+        Every document has an id. Ties break by document order, then position, so results repeat.
+        """
+
+
+class EvidenceSource(Protocol):
+    """Says how findable an answer is, without embedding anything."""
+
+    def evidence(self, question: str, documents: Sequence[Document]) -> Evidence | None:
+        """None where there is nothing to search (no terms in the question, or no text)."""
+
+
+class TokenCounter(Protocol):
+    """Counts tokens the way one model does, or estimates it."""
+
+    def count(self, text: str) -> int: ...
+
+    @property
+    def relative_error(self) -> float:
+        """Relative error not exceeded on 95 % of long texts; 0 for an exact tokenizer."""
