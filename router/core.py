@@ -354,9 +354,7 @@ class Strategy(Protocol):
 class Policy(Protocol):
     """Which strategy. Pure: no clock, no network, no state that changes."""
 
-    def decide(
-        self, features: Features, profile: ModelProfile, options: Sequence[Estimate], goal: Goal
-    ) -> Decision:
+    def decide(self, features: Features, profile: ModelProfile, options: Sequence[Estimate], goal: Goal) -> Decision:
         """Choose among options, whose cost and feasibility are filled in and whose quality is not.
 
         Raises NoFeasibleStrategy or ContextTooLong where nothing can be chosen.

@@ -1,0 +1,5 @@
+"""`python -m longroute`."""
+
+from .router.cli import main
+
+main()

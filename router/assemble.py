@@ -1,0 +1,203 @@
+"""Settings → Router: the one module that knows every concrete class. It imports them inside functions, when needed.
+
+Registries are dicts of small factories: adding a strategy, policy or backend is one file, one line here, one test file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .core import Backend, Call, EvidenceSource, Goal, Policy, Reply, Request, Retriever, Strategy
+from .errors import ConfigError
+from .router import BaseRouter
+from .settings import Settings, default_cache_dir, load_settings
+
+if TYPE_CHECKING:
+    from ..retrievers.embed import Embedder
+
+EXTRACTIVE = "extractive"
+
+
+class Router(BaseRouter):
+    """The router that applications use, wired from settings.
+
+        Router().answer(question, documents)                      # embedded, no key, no network
+        Router(model="gpt-4o", prefer="cheap").answer(...)        # any OpenAI-compatible server
+        Router(backend=LangChainChat(model)).answer(...)          # a backend of your own
+
+    settings: ready Settings; else they are read from environment and file, with `overrides` on top.
+    backend, policy, retriever: parts of your own in place of the configured ones.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        backend: Backend | None = None,
+        policy: Policy | None = None,
+        retriever: Retriever | None = None,
+        **overrides: Any,
+    ) -> None:
+        from . import models, tokens
+
+        if settings is not None and overrides:
+            raise ConfigError(f"Pass either ready settings or single ones, not both: {', '.join(overrides)}.")
+        self.settings = settings = settings or load_settings(**overrides)
+        profiles = models.load_profiles(settings.models_file) if settings.models_file else {}
+        super().__init__(
+            backend=backend or make_backend(settings),
+            strategies=make_strategies(settings, retriever or make_retriever(settings)),
+            policy=policy or make_policy(settings.policy),
+            profile_of=partial(models.profile_of, overrides=profiles),
+            counter_of=lambda profile: tokens.counter_for(str(settings.tokenizer or profile.tokenizer)),
+            evidence=make_evidence_source(),
+            defaults=Request(
+                question="",
+                documents=(),
+                model=settings.model,
+                goal=Goal(settings.prefer, settings.max_cost_usd, settings.max_latency_s, settings.min_quality),
+                allowed=settings.allowed,
+                max_output_tokens=settings.max_output_tokens,
+            ),
+        )
+
+
+# ---- strategies and policies -----------------------------------------------------------------------------------------
+
+
+def make_strategies(settings: Settings, retriever: Retriever) -> dict[str, Strategy]:
+    """Every strategy by name."""
+    return {name: make(settings, retriever) for name, make in _STRATEGIES.items()}
+
+
+def _full(settings: Settings, retriever: Retriever) -> Strategy:
+    from .strategies.full import Full
+
+    return Full()
+
+
+def _rag(settings: Settings, retriever: Retriever) -> Strategy:
+    from .strategies.rag import Rag
+
+    return Rag(retriever, settings.rag_budget_tokens)
+
+
+_STRATEGIES: Mapping[str, Callable[[Settings, Retriever], Strategy]] = {"full": _full, "rag": _rag}
+
+
+def make_policy(name: str) -> Policy:
+    """A policy from its name in the settings: `lara`, or `fixed:STRATEGY`. Raises ConfigError on any other."""
+    kind, _, argument = name.partition(":")
+    if kind not in _POLICIES:
+        raise ConfigError(f"Unknown policy {name!r}. Known: lara, fixed:STRATEGY.")
+    return _POLICIES[kind](argument)
+
+
+def _lara(argument: str) -> Policy:
+    from ..policies.lara import Lara
+
+    return Lara()
+
+
+def _fixed(argument: str) -> Policy:
+    from ..policies.fixed import Fixed
+
+    if argument not in _STRATEGIES:
+        raise ConfigError(f"Policy fixed:{argument} names no strategy. Known: {', '.join(_STRATEGIES)}.")
+    return Fixed(argument)
+
+
+_POLICIES: Mapping[str, Callable[[str], Policy]] = {"lara": _lara, "fixed": _fixed}
+
+
+# ---- retrieval -------------------------------------------------------------------------------------------------------
+
+
+def make_retriever(settings: Settings) -> Retriever:
+    """The two-stage hybrid; BM25 alone where no embedding model is wanted or installed."""
+    from ..retrievers.hybrid import HybridRetriever
+
+    return HybridRetriever(make_embedder(settings))
+
+
+def make_evidence_source() -> EvidenceSource:
+    from ..retrievers.corpus import BM25Retriever
+
+    return BM25Retriever()
+
+
+def make_embedder(settings: Settings) -> Embedder | None:
+    """The configured embedding model with its disk cache, not yet loaded; None for `none` or where it is missing."""
+    from ..retrievers.cache import open_cache
+    from ..retrievers.embed import CachedEmbedder, SentenceTransformerEmbedder, installed
+
+    default = settings.embedding_model == "default"
+    if settings.embedding_model == "none" or (default and not installed()):
+        return None
+    model = None if default else settings.embedding_model  # a model the user named is missed loudly, on first use
+    cache = open_cache(cache_dir(settings), size_bytes=settings.cache_size_mb << 20)
+    return CachedEmbedder(SentenceTransformerEmbedder(model), cache)
+
+
+def cache_dir(settings: Settings) -> Path | None:
+    """Where this configuration caches on disk, or None where it does not."""
+    return (settings.cache_dir or default_cache_dir()) if settings.cache else None
+
+
+# ---- backends --------------------------------------------------------------------------------------------------------
+
+
+def make_backend(settings: Settings) -> Backend:
+    """The embedded backend for the model `extractive`, the configured server for every other."""
+    return _ByModel({EXTRACTIVE: partial(_extractive, settings)}, otherwise=partial(_server, settings))
+
+
+def _extractive(settings: Settings) -> Backend:
+    from ..retrievers.terms import terms
+    from .backends.extractive import Extractive
+
+    embedder = make_embedder(settings)
+    return Extractive(terms=terms, encode=embedder.encode if embedder else None)
+
+
+def _server(settings: Settings) -> Backend:
+    """Outermost first: retries see a deadline per try, and a waiting place is held only while a try is under way."""
+    from .backends.openai import OpenAI
+    from .backends.wrappers import CircuitBreaker, ConcurrencyLimit, Retry, Timeout
+
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    if key is None and "api.openai.com" in settings.base_url:
+        raise ConfigError(
+            f"Models other than '{EXTRACTIVE}' are served by {settings.base_url}, which needs a key. Set OPENAI_API_KEY "
+            f"or LONGROUTE_API_KEY, point LONGROUTE_BASE_URL at a server of your own, or use the model '{EXTRACTIVE}'."
+        )
+    backend: Backend = OpenAI(settings.base_url, key, key_name="LONGROUTE_API_KEY or OPENAI_API_KEY")
+    backend = Timeout(backend, settings.timeout_s)
+    backend = CircuitBreaker(backend)
+    backend = ConcurrencyLimit(backend, settings.max_concurrency)
+    return Retry(backend, max_retries=settings.max_retries)
+
+
+class _ByModel:
+    """A backend that hands each call to the backend of its model, made on first use."""
+
+    def __init__(self, known: Mapping[str, Callable[[], Backend]], otherwise: Callable[[], Backend]) -> None:
+        self._known = {name: cache(make) for name, make in known.items()}
+        self._otherwise = cache(otherwise)
+
+    async def generate(self, call: Call) -> Reply:
+        return await self._of(call).generate(call)
+
+    def stream(self, call: Call) -> AsyncGenerator[str | Reply, None]:
+        return self._of(call).stream(call)
+
+    async def aclose(self) -> None:
+        for make in (*self._known.values(), self._otherwise):
+            if make.cache_info().currsize:
+                await make().aclose()
+
+    def _of(self, call: Call) -> Backend:
+        return self._known.get(call.model, self._otherwise)()

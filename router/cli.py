@@ -1,0 +1,295 @@
+"""The command line: reads arguments, calls the router, prints. It decides nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .core import Answer, Decision, Document, Usage
+from .errors import ConfigError, RouterError
+
+app = typer.Typer(
+    name="longroute",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Ask questions about more text than a model should be shown.
+
+    For each question longroute chooses how to use the text (whole, or the passages that matter), says why, and
+    answers with citations. Without any configuration it works offline, with an embedded backend that answers by
+    quoting; give `--model` and `--base-url` to use any OpenAI-compatible server.
+    """,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Question = Annotated[str, typer.Argument(help="What to ask.", show_default=False)]
+Files = Annotated[
+    list[str] | None,
+    typer.Argument(help="Files, folders, globs, or - for standard input.", show_default=False),
+]
+Model = Annotated[str | None, typer.Option(help="Model that answers; `extractive` needs no server.")]
+BaseUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible server, like http://localhost:8000/v1.")]
+Prefer_ = Annotated[str | None, typer.Option("--prefer", help="quality, balanced or cheap.")]
+Strategies = Annotated[
+    list[str] | None, typer.Option("--strategy", help="Strategy that may be used; repeat for several. Default: all.")
+]
+MaxCost = Annotated[float | None, typer.Option(help="Hard limit on the estimated cost, in dollars.")]
+MaxLatency = Annotated[float | None, typer.Option(help="Hard limit on the estimated latency, in seconds.")]
+MinQuality = Annotated[float | None, typer.Option(help="Hard limit on the estimated probability of a right answer.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/schemas) instead of text.")]
+
+
+@app.command()
+def ask(
+    question: Question,
+    files: Files = None,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    prefer: Prefer_ = None,
+    strategy: Strategies = None,
+    max_cost: MaxCost = None,
+    max_latency: MaxLatency = None,
+    min_quality: MinQuality = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question from documents, with citations and one line about the decision.
+
+    Example: `longroute ask "Who may terminate the lease?" lease.pdf annexes/`
+    """
+    from .assemble import Router
+    from .outputs import ask_output
+
+    with _working("Reading") as say:
+        documents = _load(files)
+        router = Router(model=model, base_url=base_url)
+        say("Answering")
+        answer = router.answer(question, documents, **_options(prefer, strategy, max_cost, max_latency, min_quality))
+    if as_json:
+        print(ask_output(answer, documents).model_dump_json(indent=2))
+    else:
+        _print_answer(answer, documents)
+
+
+@app.command()
+def decide(
+    question: Question,
+    files: Files = None,
+    model: Model = None,
+    prefer: Prefer_ = None,
+    strategy: Strategies = None,
+    max_cost: MaxCost = None,
+    max_latency: MaxLatency = None,
+    min_quality: MinQuality = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which strategy would be used and why, without asking any model.
+
+    Example: `longroute decide "Compare the 2021 and 2022 results" report.pdf --model gpt-4o --prefer quality`
+    """
+    from .assemble import Router
+    from .outputs import decide_output
+
+    with _working("Reading") as say:
+        documents = _load(files)
+        router = Router(model=model)
+        say("Deciding")
+        decision = router.decide(question, documents, **_options(prefer, strategy, max_cost, max_latency, min_quality))
+    if as_json:
+        print(decide_output(decision).model_dump_json(indent=2))
+    else:
+        _print_decision(decision)
+
+
+@app.command()
+def retrieve(
+    question: Question,
+    files: Files = None,
+    budget_tokens: Annotated[int, typer.Option(min=1, help="Most text to print, in estimated tokens.")] = 1500,
+    as_json: AsJson = False,
+) -> None:
+    """Print the passages that matter to a question, best first, with scores and offsets."""
+    from .assemble import make_retriever
+    from .outputs import RetrieveOutput, source_outputs
+    from .settings import load_settings
+
+    if not question.strip():
+        raise ConfigError("The question is empty. Say what to look for.")
+    with _working("Reading") as say:
+        documents = _load(files)
+        retriever = make_retriever(load_settings())
+        say("Searching")
+        passages = retriever.retrieve(question, documents, budget_tokens=budget_tokens)
+    sources = source_outputs(passages, documents)
+    if as_json:
+        print(RetrieveOutput(retriever=type(retriever).__name__, passages=sources).model_dump_json(indent=2))
+        return
+    for source in sources:
+        place = f"page {source.page}" if source.page else f"line {source.line}"
+        out.print(
+            f"[bold]{escape(source.document)}[/], {place}, characters {source.start}–{source.end}, "
+            f"score {source.score:.3f}"
+        )
+        out.print(f"{source.text.strip()}\n", markup=False)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, which backends and models can be reached, and where the cache is."""
+    from .doctor import PACKAGES, examine
+    from .settings import load_settings
+
+    with _working("Looking"):
+        report = examine(load_settings())
+    if as_json:
+        print(report.model_dump_json(indent=2))
+        return
+    out.print(f"longroute {report.longroute}, Python {report.python}, settings file: {report.settings_file or 'none'}")
+    for name, installed in report.packages.items():
+        out.print(
+            f"  {'[green]✓' if installed else '[yellow]–'}[/] {name} {installed or 'not installed'}: {PACKAGES[name]}"
+        )
+    for check in report.checks:
+        mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]–[/]"}[check.ok]
+        out.print(f"  {mark} {escape(check.name)}: {escape(check.detail)}")
+    size = f"{report.cache_bytes / 1e6:.1f} MB"
+    out.print(f"  cache: {escape(report.cache_dir)}, {size}" if report.cache_dir else "  cache: off")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Errors are one line on standard error and exit code 2; `--debug` first shows the traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given[:1]
+    try:
+        app(given[1:] if debug else given)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone: not an error, but nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        kind = "" if isinstance(error, RouterError) else f"unexpected {type(error).__name__}: "
+        hint = "" if isinstance(error, RouterError) else " (run `longroute --debug ...` to see where)"
+        print(f"error: {kind}{error}{hint}", file=sys.stderr)
+        sys.exit(2)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _load(files: list[str] | None) -> list[Document]:
+    from .documents import load
+
+    if not files and sys.stdin.isatty():
+        raise ConfigError("No document given. Name files or folders, or pipe text in.")
+    loaded = load(files or ["-"], stdin=sys.stdin.buffer)
+    for note in loaded.notes:
+        err.print(f"[yellow]note:[/] {escape(note)}")
+    return list(loaded.documents)
+
+
+def _options(
+    prefer: str | None,
+    strategies: list[str] | None,
+    max_cost: float | None,
+    max_latency: float | None,
+    min_quality: float | None,
+) -> Any:
+    """Only what was given, so that settings fill in the rest. The router checks the values."""
+    given = {
+        "prefer": prefer,
+        "allowed": strategies,
+        "max_cost_usd": max_cost,
+        "max_latency_s": max_latency,
+        "min_quality": min_quality,
+    }
+    return {name: value for name, value in given.items() if value is not None and value != []}
+
+
+@contextmanager
+def _working(what: str) -> Iterator[Any]:
+    """A spinner on a terminal, nothing in a pipe. Yields a function that changes its words."""
+    if not err.is_terminal:
+        yield lambda what: None
+        return
+    with err.status(f"{what} …") as status:
+        yield lambda what: status.update(f"{what} …")
+
+
+# ---- printing --------------------------------------------------------------------------------------------------------
+
+
+def _print_answer(answer: Answer, documents: Sequence[Document]) -> None:
+    from .outputs import source_outputs
+
+    out.print(answer.text, markup=False)
+    if answer.citations:
+        out.print()
+    for number, source in enumerate(source_outputs(answer.citations, documents), start=1):
+        place = f"page {source.page}" if source.page else f"{source.line}"
+        words = " ".join(source.text.split())
+        quote = words if len(words) <= 160 else f"{words[:160].rsplit(' ', 1)[0]} …"
+        joint = ", " if source.page else ":"
+        out.print(f"  [dim]\\[{number}][/] [cyan]{escape(source.document)}{joint}{place}[/]  {escape(quote)}")
+    for note in answer.notes:
+        err.print(f"[yellow]note:[/] {escape(note)}")
+    if answer.decision:
+        out.print()
+        out.print(f"[dim]{escape(_one_line(answer.decision, answer.usage))}[/]")
+
+
+def _one_line(decision: Decision, usage: Usage) -> str:
+    chosen = decision.estimate
+    parts = [f"{decision.strategy} by {decision.model}"]
+    parts.append(f"{chosen.prompt_tokens:,} of {decision.features.document_tokens:,} tokens")
+    if usage.cost_usd is not None:
+        parts.append("free" if usage.cost_usd == 0 else f"${usage.cost_usd:.4f}")
+    if chosen.quality is not None and chosen.quality_interval is not None:
+        low, high = chosen.quality_interval
+        parts.append(f"expected quality {chosen.quality:.2f} ({low:.2f}–{high:.2f})")
+    likely = max(decision.features.task.items(), key=lambda item: item[1])
+    parts.append(f"looks like a {likely[0]} question")
+    return " · ".join(parts)
+
+
+def _print_decision(decision: Decision) -> None:
+    out.print(
+        f"[bold]{decision.strategy}[/] for {escape(decision.model)} "
+        f"(policy {decision.policy}, prefer {decision.goal.prefer})\n"
+    )
+    table = Table("strategy", "quality (90 %)", "prompt tokens", "cost", "latency", "utility", "")
+    for estimate in decision.estimates:
+        chosen = estimate.strategy == decision.strategy
+        quality = "unknown"
+        if estimate.quality is not None:
+            quality = f"{estimate.quality:.2f}"
+            if estimate.quality_interval is not None:
+                quality += " ({:.2f}–{:.2f})".format(*estimate.quality_interval)
+        table.add_row(
+            estimate.strategy,
+            quality,
+            f"{estimate.prompt_tokens:,}",
+            "unknown" if estimate.cost_usd is None else f"${estimate.cost_usd:.4f}",
+            "unknown" if estimate.latency_s is None else f"{estimate.latency_s:.1f} s",
+            "" if estimate.utility is None else f"{estimate.utility:.3f}",
+            "chosen" if chosen else escape(estimate.infeasible),
+            style="bold" if chosen else "",
+        )
+    out.print(table)
+    for reason in decision.reasons:
+        out.print(f"• {reason}", markup=False)
+
+
+if __name__ == "__main__":
+    main()

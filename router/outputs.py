@@ -1,0 +1,210 @@
+"""What the command line prints with `--json`: documented, versioned, validated. Schemas: `docs/schemas/`.
+
+Fields are added within a version, never renamed or removed. Offsets count characters of the document's text. Money is
+in US dollars; null means unknown.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .core import Answer, Citation, Decision, Document, Estimate, Passage, Usage
+from .documents import locate
+
+
+class _Output(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceOutput(_Output):
+    """A stretch of a document: `text` equals the document's text from `start` to `end`."""
+
+    document: str
+    start: int = Field(description="First character, counted from 0.")
+    end: int = Field(description="One past the last character.")
+    text: str
+    score: float
+    line: int = Field(description="Line of `start`, counted from 1.")
+    page: int | None = Field(description="Page of `start`, counted from 1; null where the source has no pages.")
+
+
+class EstimateOutput(_Output):
+    feasible: bool
+    infeasible_reason: str | None
+    quality: float | None = Field(description="Probability that the answer is correct.")
+    quality_interval: tuple[float, float] | None = Field(description="90 % interval of `quality`.")
+    basis: str = Field(description="Where the quality comes from.")
+    prompt_tokens: int
+    cached_tokens: int = Field(description="Part of `prompt_tokens` expected from the provider's prompt cache.")
+    completion_tokens: int
+    calls: int
+    cost_usd: float | None
+    latency_s: float | None
+    utility: float | None = Field(description="What the decision rule maximises.")
+
+
+class DecideOutput(_Output):
+    """`longroute decide --json`."""
+
+    version: Literal[1] = 1
+    strategy: str
+    model: str
+    policy: str
+    prefer: str
+    estimates: dict[str, EstimateOutput]
+    reasons: list[str]
+    task: dict[str, float] = Field(description="Probability of each question type.")
+    document_tokens: int
+    token_error: float = Field(description="Relative error of the token counts; 0 with an exact tokenizer.")
+
+
+class UsageOutput(_Output):
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    cost_usd: float | None
+
+
+class AskOutput(_Output):
+    """`longroute ask --json`."""
+
+    version: Literal[1] = 1
+    answer: str
+    answered: bool = Field(description="False where the documents do not hold the answer.")
+    strategy: str = Field(description="What was carried out; differs from the decision only after a fallback.")
+    citations: list[SourceOutput]
+    passages: list[SourceOutput] = Field(description="What the model was shown; empty where that was the whole text.")
+    decision: DecideOutput
+    usage: UsageOutput
+    notes: list[str]
+
+
+class RetrieveOutput(_Output):
+    """`longroute retrieve --json`."""
+
+    version: Literal[1] = 1
+    retriever: str
+    passages: list[SourceOutput]
+
+
+class CheckOutput(_Output):
+    name: str
+    ok: bool | None = Field(description="null where it was not checked.")
+    detail: str
+
+
+class DoctorOutput(_Output):
+    """`longroute doctor --json`."""
+
+    version: Literal[1] = 1
+    longroute: str
+    python: str
+    packages: dict[str, str | None] = Field(description="Installed version, or null.")
+    checks: list[CheckOutput]
+    cache_dir: str | None
+    cache_bytes: int
+    settings_file: str | None
+
+
+OUTPUTS: Mapping[str, type[_Output]] = {
+    "ask": AskOutput,
+    "decide": DecideOutput,
+    "retrieve": RetrieveOutput,
+    "doctor": DoctorOutput,
+}
+
+
+def decide_output(decision: Decision) -> DecideOutput:
+    return DecideOutput(
+        strategy=decision.strategy,
+        model=decision.model,
+        policy=decision.policy,
+        prefer=decision.goal.prefer,
+        estimates={estimate.strategy: _estimate_output(estimate) for estimate in decision.estimates},
+        reasons=list(decision.reasons),
+        task={task: round(probability, 4) for task, probability in decision.features.task.items()},
+        document_tokens=decision.features.document_tokens,
+        token_error=decision.features.token_error,
+    )
+
+
+def ask_output(answer: Answer, documents: Sequence[Document]) -> AskOutput:
+    assert answer.decision is not None  # the router always records its decision
+    return AskOutput(
+        answer=answer.text,
+        answered=answer.answered,
+        strategy=answer.strategy,
+        citations=source_outputs(answer.citations, documents),
+        passages=source_outputs(answer.passages, documents),
+        decision=decide_output(answer.decision),
+        usage=_usage_output(answer.usage),
+        notes=list(answer.notes),
+    )
+
+
+def source_outputs(sources: Sequence[Citation | Passage], documents: Sequence[Document]) -> list[SourceOutput]:
+    """Sources with the line and page where they stand."""
+    by_id = {document.id: document for document in documents}
+    outputs = []
+    for source in sources:
+        place = locate(by_id[source.document_id], source.start)
+        outputs.append(
+            SourceOutput(
+                document=source.document_id,
+                start=source.start,
+                end=source.end,
+                text=source.text,
+                score=round(source.score, 6),
+                line=place.line,
+                page=place.page,
+            )
+        )
+    return outputs
+
+
+def _estimate_output(estimate: Estimate) -> EstimateOutput:
+    return EstimateOutput(
+        feasible=estimate.feasible,
+        infeasible_reason=estimate.infeasible or None,
+        quality=estimate.quality,
+        quality_interval=estimate.quality_interval,
+        basis=estimate.basis,
+        prompt_tokens=estimate.prompt_tokens,
+        cached_tokens=estimate.cached_tokens,
+        completion_tokens=estimate.completion_tokens,
+        calls=estimate.calls,
+        cost_usd=_dollars(estimate.cost_usd),
+        latency_s=estimate.latency_s,
+        utility=estimate.utility,
+    )
+
+
+def _usage_output(usage: Usage) -> UsageOutput:
+    return UsageOutput(
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+        cost_usd=_dollars(usage.cost_usd),
+    )
+
+
+def _dollars(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)
+
+
+def write_schemas(directory: Path) -> None:
+    """Publish the JSON schema of every output."""
+    for name, output in OUTPUTS.items():
+        schema = json.dumps(output.model_json_schema(mode="serialization"), indent=2, sort_keys=True)
+        (directory / f"{name}.schema.json").write_text(f"{schema}\n")
+
+
+if __name__ == "__main__":
+    write_schemas(Path(sys.argv[1]))

@@ -1,0 +1,60 @@
+"""Strategy `rag`: the passages that matter, in document order, with citations."""
+
+from __future__ import annotations
+
+from ..core import Answer, Call, Features, Footprint, ModelProfile, Passage, Plan, Reply, Request, Retriever
+from ..prompts import RAG_OVERHEAD_TOKENS, rag_messages, refuses
+from .citations import named_passages, verbatim_quotes
+from .full import TYPICAL_ANSWER_TOKENS
+
+# Seconds of retrieval per document token, two cores, nothing cached; benchmarks/preparation.py measures it.
+PREPARATION_S_PER_TOKEN = 8e-6
+
+
+class Rag:
+    """One call that shows retrieved passages only.
+
+    budget_tokens: most text to show; LaRA's set-up (5 chunks of 600 tokens) is the default.
+    """
+
+    def __init__(self, retriever: Retriever, budget_tokens: int = 3000) -> None:
+        self._retriever = retriever
+        self._budget_tokens = budget_tokens
+
+    def footprint(self, features: Features, profile: ModelProfile) -> Footprint:
+        once, each = RAG_OVERHEAD_TOKENS
+        shown = min(self._budget_tokens, features.document_tokens)
+        passages = min(8, 1 + shown // 400)
+        prompt = shown + features.question_tokens + features.instruction_tokens + once + each * passages
+        return Footprint(
+            prompt_tokens=prompt,
+            completion_tokens=min(TYPICAL_ANSWER_TOKENS, features.max_output_tokens),
+            largest_prompt_tokens=prompt,
+            preparation_s=features.document_tokens * PREPARATION_S_PER_TOKEN,
+        )
+
+    def plan(self, request: Request) -> Plan:
+        found = self._retriever.retrieve(request.question, request.documents, budget_tokens=self._budget_tokens)
+        passages = _in_document_order(found, request)
+        reply = yield Call(
+            rag_messages(passages, request.question, request.instructions),
+            model=request.model,
+            max_output_tokens=request.max_output_tokens,
+            question=request.question,
+            passages=passages,
+        )
+        assert isinstance(reply, Reply)
+        return Answer(
+            reply.text,
+            answered=reply.answered and not refuses(reply.text),
+            citations=reply.citations
+            or named_passages(reply.text, passages)
+            or verbatim_quotes(reply.text, request.documents),
+            passages=passages,
+        )
+
+
+def _in_document_order(passages: list[Passage], request: Request) -> tuple[Passage, ...]:
+    """Readers follow a text better in its own order than by score (Order-preserving RAG, arXiv 2409.01666)."""
+    position = {document.id: index for index, document in enumerate(request.documents)}
+    return tuple(sorted(passages, key=lambda passage: (position[passage.document_id], passage.start)))

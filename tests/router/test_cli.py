@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from longroute.router.cli import main
+from longroute.router.outputs import OUTPUTS
+
+LEASE = """# Lease
+
+The flat is in Vienna and has three rooms.
+
+## Rent
+
+The tenant shall pay 900 euros on the first day of each month.
+
+## End
+
+Either party may terminate the lease with three months of notice.
+"""
+
+
+@pytest.fixture
+def lease(tmp_path: Path) -> Path:
+    path = tmp_path / "lease.md"
+    path.write_text(LEASE)
+    return path
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), captured.out, captured.err
+
+
+def called_json(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> Any:
+    """The parsed output, checked against the published schema."""
+    code, printed, complained = call(capsys, command, *arguments, "--json")
+    assert code == 0, complained
+    parsed = json.loads(printed)
+    jsonschema.validate(parsed, OUTPUTS[command].model_json_schema(mode="serialization"))
+    assert parsed["version"] == 1
+    return parsed
+
+
+def test_ask_prints_answer_citation_and_one_line_of_decision(capsys: pytest.CaptureFixture[str], lease: Path) -> None:
+    code, printed, _ = call(capsys, "ask", "How much rent does the tenant pay?", str(lease))
+    assert code == 0
+    assert "900 euros" in printed.splitlines()[0]
+    assert "lease.md:7" in printed.replace("\n", "")
+    assert "tokens" in printed
+
+
+def test_ask_json_cites_exact_offsets(capsys: pytest.CaptureFixture[str], lease: Path) -> None:
+    parsed = called_json(capsys, "ask", "How much rent does the tenant pay?", str(lease))
+    assert parsed["answered"] is True
+    citation = parsed["citations"][0]
+    assert LEASE[citation["start"] : citation["end"]] == citation["text"]
+    assert "900 euros" in citation["text"]
+    assert parsed["decision"]["strategy"] == parsed["strategy"]
+
+
+def test_ask_says_so_when_nothing_fits(capsys: pytest.CaptureFixture[str], lease: Path) -> None:
+    parsed = called_json(capsys, "ask", "Which enzymes digest cellulose in termites?", str(lease))
+    assert parsed["answered"] is False
+    assert parsed["citations"] == []
+
+
+def test_decide_shows_every_strategy_and_the_reasons(capsys: pytest.CaptureFixture[str], lease: Path) -> None:
+    parsed = called_json(capsys, "decide", "How much is the rent?", str(lease), "--model", "gpt-4o")
+    assert set(parsed["estimates"]) >= {"full", "rag"}
+    for estimate in parsed["estimates"].values():
+        assert estimate["cost_usd"] > 0
+        low, high = estimate["quality_interval"]
+        assert 0 <= low <= estimate["quality"] <= high <= 1
+    assert parsed["reasons"]
+    code, printed, _ = call(capsys, "decide", "How much is the rent?", str(lease), "--model", "gpt-4o")
+    assert code == 0
+    assert "quality" in printed
+
+
+def test_decide_may_be_restricted_to_one_strategy(capsys: pytest.CaptureFixture[str], lease: Path) -> None:
+    for strategy in ("full", "rag"):
+        parsed = called_json(capsys, "decide", "Who?", str(lease), "--strategy", strategy)
+        assert parsed["strategy"] == strategy
+        assert list(parsed["estimates"]) == [strategy]
+
+
+def test_retrieve_prints_passages_with_scores_and_offsets(capsys: pytest.CaptureFixture[str], lease: Path) -> None:
+    parsed = called_json(capsys, "retrieve", "notice to terminate", str(lease))
+    assert parsed["passages"]
+    for passage in parsed["passages"]:
+        assert LEASE[passage["start"] : passage["end"]] == passage["text"]
+    code, printed, _ = call(capsys, "retrieve", "notice to terminate", str(lease))
+    assert code == 0
+    assert "three months of notice" in printed
+
+
+def test_doctor_reports_packages_and_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    parsed = called_json(capsys, "doctor")
+    assert parsed["packages"]["numpy"]
+    assert parsed["cache_dir"]
+    code, printed, _ = call(capsys, "doctor")
+    assert code == 0
+    assert "extractive" in printed
+
+
+def test_standard_input_is_a_document(lease: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "longroute", "ask", "How much rent does the tenant pay?"],
+        input=lease.read_bytes(),
+        capture_output=True,
+        check=True,
+    )
+    assert b"900 euros" in done.stdout
+    assert done.stderr == b""  # no spinner in a pipe
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ask", " ", "LEASE"], "question is empty"),
+        (["retrieve", " ", "LEASE"], "question is empty"),
+        (["ask", "Who?", "missing.txt"], "missing.txt"),
+        (["ask", "Who?", "EMPTY"], "empty.txt"),
+        (["ask", "Who?", "BINARY"], "binary.bin"),
+        (["decide", "Who?", "LEASE", "--prefer", "best"], "quality, balanced, cheap"),
+        (["decide", "Who?", "LEASE", "--strategy", "magic"], "magic"),
+        (["ask", "Who?", "LEASE", "--model", "gpt-4o"], "OPENAI_API_KEY"),
+        (["ask", "Who?", "LEASE", "--model", "m", "--base-url", "http://127.0.0.1:9/v1"], "127.0.0.1:9"),
+    ],
+)
+def test_errors_are_one_message_without_traceback_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str],
+    lease: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.setenv("LONGROUTE_MAX_RETRIES", "0")
+    (lease.parent / "empty.txt").write_text("")
+    (lease.parent / "binary.bin").write_bytes(bytes(range(256)) * 64)
+    places = {"LEASE": str(lease), "EMPTY": f"{lease.parent}/empty.txt", "BINARY": f"{lease.parent}/binary.bin"}
+    code, printed, complained = call(capsys, *(places.get(argument, argument) for argument in arguments))
+    assert code == 2
+    assert printed == ""
+    assert words in complained
+    assert "Traceback" not in complained
+
+
+def test_an_unexpected_failure_shows_no_traceback_unless_asked(
+    capsys: pytest.CaptureFixture[str], lease: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("what never happens")
+
+    monkeypatch.setattr("longroute.router.documents.load", broken)
+    code, _, complained = call(capsys, "ask", "Who?", str(lease))
+    assert code == 2
+    assert "unexpected ZeroDivisionError: what never happens" in complained
+    with pytest.raises(ZeroDivisionError):
+        main(["--debug", "ask", "Who?", str(lease)])
+
+
+def test_output_that_nobody_reads_any_more_ends_quietly(lease: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "longroute", "retrieve", "rent", str(lease), "--json"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert b"Traceback" not in done.stderr
+    assert b"Error" not in done.stderr
+
+
+def test_published_schemas_are_current(repository: Path) -> None:
+    for name, output in OUTPUTS.items():
+        published = json.loads((repository / "docs" / "schemas" / f"{name}.schema.json").read_text())
+        assert published == output.model_json_schema(mode="serialization"), "run: make schemas"
+
+
+def test_help_teaches_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    _, printed, _ = call(capsys, "--help")
+    for command in OUTPUTS:
+        assert command in printed
+        code, detail, _ = call(capsys, command, "--help")
+        assert code == 0
+        assert "Usage" in detail
