@@ -171,8 +171,8 @@ def _server(settings: Settings) -> Backend:
     key = settings.api_key.get_secret_value() if settings.api_key else None
     if key is None and "api.openai.com" in settings.base_url:
         raise ConfigError(
-            f"Models other than '{EXTRACTIVE}' are served by {settings.base_url}, which needs a key. Set OPENAI_API_KEY "
-            f"or LONGROUTE_API_KEY, point LONGROUTE_BASE_URL at a server of your own, or use the model '{EXTRACTIVE}'."
+            f"Models other than '{EXTRACTIVE}' are served by {settings.base_url}, which needs a key. Set "
+            f"OPENAI_API_KEY, point LONGROUTE_BASE_URL at a server of your own, or use the model '{EXTRACTIVE}'."
         )
     backend: Backend = OpenAI(settings.base_url, key, key_name="LONGROUTE_API_KEY or OPENAI_API_KEY")
     backend = Timeout(backend, settings.timeout_s)

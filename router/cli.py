@@ -259,7 +259,7 @@ def _one_line(decision: Decision, usage: Usage) -> str:
         low, high = chosen.quality_interval
         parts.append(f"expected quality {chosen.quality:.2f} ({low:.2f}–{high:.2f})")
     likely = max(decision.features.task.items(), key=lambda item: item[1])
-    parts.append(f"looks like a {likely[0]} question")
+    parts.append(f"question type: {likely[0]} ({likely[1]:.2f})")
     return " · ".join(parts)
 
 

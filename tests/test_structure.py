@@ -69,7 +69,7 @@ def imports(name: str, path: Path) -> set[str]:
 
 
 def within(name: str, place: str) -> bool:
-    return place == "*" or name == place or bool(place) and name.startswith(f"{place}.")
+    return place == "*" or name == place or (bool(place) and name.startswith(f"{place}."))
 
 
 def test_imports_point_one_way(repository: Path) -> None:

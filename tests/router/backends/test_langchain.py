@@ -53,7 +53,7 @@ class Recorder(BaseChatModel):
             raise self.error
         whole = self.chunks[0]
         for chunk in self.chunks[1:]:
-            whole = whole + chunk  # type: ignore[assignment]
+            whole = whole + chunk
         return ChatResult(generations=[ChatGeneration(message=AIMessage(**whole.model_dump(exclude={"type"})))])
 
     async def _astream(
@@ -95,11 +95,11 @@ def test_a_model_that_cannot_stream_gives_one_piece() -> None:
     class Whole(Recorder):
         _astream = BaseChatModel._astream
 
-    assert stream(Whole(chunks=[AIMessageChunk("hello")]))[0] == "hello"
+    assert stream(Whole(chunks=[AIMessageChunk(content="hello")]))[0] == "hello"
 
 
 def test_roles_become_message_types_and_stop_is_the_only_argument() -> None:
-    model = Recorder(chunks=[AIMessageChunk("x")])
+    model = Recorder(chunks=[AIMessageChunk(content="x")])
     generate(model)
     stream(model)
     expected = [SystemMessage("Be brief."), HumanMessage("The word is marzipan."), AIMessage("So?")]
@@ -107,7 +107,7 @@ def test_roles_become_message_types_and_stop_is_the_only_argument() -> None:
 
 
 def test_limits_and_temperature_are_passed_under_the_names_that_were_given() -> None:
-    model = Recorder(chunks=[AIMessageChunk("x")])
+    model = Recorder(chunks=[AIMessageChunk(content="x")])
     generate(model, max_tokens_argument="num_predict", temperature_argument="temperature")
     generate(model, Call((), "m"), temperature_argument="temperature")
     assert [arguments for _, arguments in model.asked] == [
@@ -118,13 +118,13 @@ def test_limits_and_temperature_are_passed_under_the_names_that_were_given() -> 
 
 def test_usage_reason_and_model_are_taken_from_whole_replies_and_from_chunks() -> None:
     first = AIMessageChunk(
-        "hel",
+        content="hel",
         usage_metadata={
             "input_tokens": 9, "output_tokens": 0, "total_tokens": 9, "input_token_details": {"cache_read": 4}
         },
     )  # fmt: skip
     last = AIMessageChunk(
-        "lo",
+        content="lo",
         usage_metadata={"input_tokens": 0, "output_tokens": 2, "total_tokens": 2},
         response_metadata={"finish_reason": "length", "model_name": "some-model-01"},
     )
@@ -135,19 +135,21 @@ def test_usage_reason_and_model_are_taken_from_whole_replies_and_from_chunks() -
 
 @pytest.mark.parametrize("key", ["finish_reason", "stop_reason", "done_reason"])
 def test_every_provider_has_its_own_word_for_the_reason(key: str) -> None:
-    assert generate(Recorder(chunks=[AIMessageChunk("x", response_metadata={key: "why"})])).finish_reason == "why"
+    assert (
+        generate(Recorder(chunks=[AIMessageChunk(content="x", response_metadata={key: "why"})])).finish_reason == "why"
+    )
 
 
 def test_only_text_blocks_are_the_answer() -> None:
-    blocks = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "hel"}, "lo"]
-    assert generate(Recorder(chunks=[AIMessageChunk(blocks)])).text == "hello"
+    blocks: list[str | dict[str, str]] = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "hel"}, "lo"]
+    assert generate(Recorder(chunks=[AIMessageChunk(content=blocks)])).text == "hello"
 
 
 @pytest.mark.parametrize(
     "chunk",
     [
-        AIMessageChunk("", response_metadata={"finish_reason": "length"}),
-        AIMessageChunk("", tool_call_chunks=[{"name": "f", "args": "{}", "id": "1", "index": 0}]),
+        AIMessageChunk(content="", response_metadata={"finish_reason": "length"}),
+        AIMessageChunk(content="", tool_call_chunks=[{"name": "f", "args": "{}", "id": "1", "index": 0}]),
     ],
 )
 def test_a_reply_without_text_says_why(chunk: AIMessageChunk) -> None:
@@ -192,7 +194,7 @@ def test_errors_become_ours_whole_and_streamed(error: Exception, kind: type[Rout
     with pytest.raises(kind) as whole:
         generate(Recorder(error=error))
     with pytest.raises(kind) as streamed:
-        stream(Recorder(chunks=[AIMessageChunk("hel")], error=error), got)
+        stream(Recorder(chunks=[AIMessageChunk(content="hel")], error=error), got)
     assert got == ["hel"]
     for caught in whole, streamed:
         assert type(caught.value) is kind
@@ -218,7 +220,7 @@ def test_cancelling_reaches_the_model() -> None:
 
     class Slow(Recorder):
         async def _astream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-            yield ChatGenerationChunk(message=AIMessageChunk("hel"))
+            yield ChatGenerationChunk(message=AIMessageChunk(content="hel"))
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:

@@ -426,7 +426,8 @@ def test_a_server_that_says_nothing_times_out(server: FlakyServer) -> None:
 
 
 def test_a_stream_that_only_keeps_alive_times_out(server: FlakyServer) -> None:
-    server.then_stream(*[b": ping\n\n", 0.05] * 3, "hang")
+    pings: list[bytes | float] = [b": ping\n\n", 0.05] * 3
+    server.then_stream(*pings, "hang")
     assert isinstance(failure(lambda: stream(server, timeouts=QUICK)), BackendTimeout)
 
 

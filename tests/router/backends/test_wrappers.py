@@ -142,7 +142,7 @@ def test_closing_a_wrapper_closes_what_it_holds(wrap: Callable[[Backend], Backen
 @both_ways
 def test_retries_wait_longer_each_time_and_leave_notes(ask: Ask) -> None:
     clock = Clock()
-    script = [DOWN, BackendTimeout("late"), DOWN, Reply("ok", notes=("own",))]
+    script: list[str | Reply | Exception] = [DOWN, BackendTimeout("late"), DOWN, Reply("ok", notes=("own",))]
     reply = asyncio.run(ask(retrying(Scripted(script), clock, base_s=1.0)))
     assert clock.sleeps == [1.0, 2.0, 4.0]
     assert reply.notes == (

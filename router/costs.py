@@ -1,0 +1,182 @@
+"""What a strategy would cost: money, seconds, room in the window; and which prompts a provider still has cached.
+
+Arithmetic on profiles and footprints, and one ledger that remembers what was sent. Prices come from
+`router/models.py`, token counts from the features, footprints from the strategies. Unknown prices and speeds make
+unknown costs and latencies (None), never zero.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from .core import Estimate, Footprint, ModelProfile, Usage
+
+_MILLION = 1_000_000
+
+
+def price(profile: ModelProfile, use: Footprint | Usage, written_tokens: int = 0) -> Decimal | None:
+    """Dollars for these tokens; None where a price that they need is unknown.
+
+    written_tokens: the uncached part of the prompt that the provider is asked to cache; at the input price where the
+    provider has no price for writing.
+    """
+    input_price = profile.input_usd_per_mtok
+    write_price = input_price if profile.cache_write_usd_per_mtok is None else profile.cache_write_usd_per_mtok
+    bill = (
+        (use.prompt_tokens - use.cached_tokens - written_tokens, input_price),
+        (use.cached_tokens, profile.cached_input_usd_per_mtok),
+        (written_tokens, write_price),
+        (use.completion_tokens, profile.output_usd_per_mtok),
+    )
+    total = Decimal(0)
+    for tokens, usd_per_mtok in bill:
+        if tokens:
+            if usd_per_mtok is None:
+                return None
+            total += tokens * usd_per_mtok / _MILLION
+    return total
+
+
+def charge(usage: Usage, profile: ModelProfile) -> Usage:
+    """The usage with its cost, unless the server has already said what it cost."""
+    return usage if usage.cost_usd is not None else replace(usage, cost_usd=price(profile, usage))
+
+
+def latency(profile: ModelProfile, footprint: Footprint) -> float | None:
+    """Seconds from start to finished answer; None where the model's speed is unknown.
+
+    Tokens count once for each round of parallel calls: calls of one round are taken to be alike.
+    """
+    prefill, decode, overhead = profile.prefill_tokens_per_s, profile.decode_tokens_per_s, profile.overhead_s
+    if prefill is None or decode is None or overhead is None:
+        return None
+    uncached = footprint.prompt_tokens - footprint.cached_tokens
+    share = footprint.sequential_calls / footprint.calls
+    model = overhead * footprint.sequential_calls + share * (uncached / prefill + footprint.completion_tokens / decode)
+    return footprint.preparation_s + model
+
+
+def estimate(
+    strategy: str,
+    footprint: Footprint,
+    profile: ModelProfile,
+    *,
+    max_output_tokens: int,
+    token_error: float = 0.0,
+    written_tokens: int = 0,
+) -> Estimate:
+    """Tokens, cost, latency and feasibility of a strategy; its quality is left to the policy.
+
+    token_error: relative error of the token counts; the window must hold the largest prompt with that much more.
+    """
+    largest = footprint.largest_prompt_tokens
+    needed = math.ceil(largest * (1 + token_error)) + max_output_tokens
+    infeasible = ""
+    if needed > profile.context_window:
+        margin = f" ± {token_error:.0%}" if token_error else ""
+        infeasible = (
+            f"its largest prompt has {largest:,} tokens{margin}; with {max_output_tokens:,} for the answer that is "
+            f"{needed:,}, and {profile.name} accepts {profile.context_window:,}"
+        )
+    return Estimate(
+        strategy=strategy,
+        prompt_tokens=footprint.prompt_tokens,
+        completion_tokens=footprint.completion_tokens,
+        cached_tokens=footprint.cached_tokens,
+        calls=footprint.calls,
+        cost_usd=price(profile, footprint, written_tokens),
+        latency_s=latency(profile, footprint),
+        infeasible=infeasible,
+    )
+
+
+# ---- prompt caches ---------------------------------------------------------------------------------------------------
+
+
+def input_tokens_per_question(full_tokens: int, questions: int, write: float, read: float) -> float:
+    """Input of one of several questions about one cached document, in tokens at the plain input price.
+
+    write, read: price of writing to and reading from the cache over the input price.
+    """
+    return full_tokens * (write + (questions - 1) * read) / questions
+
+
+def break_even_questions(profile: ModelProfile, full_tokens: int, rag_tokens: int) -> int | None:
+    """From how many questions on, asked while the document stays cached, `full` costs less input than `rag`.
+
+    rag_tokens: input of one question by retrieval, uncached because its passages differ each time.
+    None where that never happens, or a price is unknown.
+    """
+    plain, cached = profile.input_usd_per_mtok, profile.cached_input_usd_per_mtok
+    if not plain or cached is None:
+        return None
+    read = float(cached / plain)
+    write = 1.0 if profile.cache_write_usd_per_mtok is None else float(profile.cache_write_usd_per_mtok / plain)
+    saving = rag_tokens - full_tokens * read  # of each question after the first, which pays the difference to writing
+    if saving <= 0:
+        return None
+    return max(1, math.floor(full_tokens * (write - read) / saving) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    at_s: float
+    warm_tokens: int  # 0: the provider reported a miss where we expected a hit
+
+
+class PromptCacheLedger:
+    """Which prompt prefixes a provider should still have in its cache, from what was sent and what it reported.
+
+    A belief, not knowledge: a report of cached tokens corrects it. Safe to share between threads; the least recently
+    sent prefixes are forgotten first.
+
+    clock: seconds from any fixed moment. max_prefixes: how many are remembered.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, max_prefixes: int = 10_000) -> None:
+        self._clock = clock
+        self._max_prefixes = max_prefixes
+        self._sent: OrderedDict[tuple[str, str], _Sent] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def warm_tokens(self, profile: ModelProfile, prefix_key: str) -> int:
+        """Tokens of this prefix believed to be cached; 0 where the model's cache lifetime is unknown.
+
+        prefix_key: hash of the exact prefix.
+        """
+        with self._lock:
+            entry = self._unexpired(profile, prefix_key)
+            return entry.warm_tokens if entry else 0
+
+    def sent(
+        self, profile: ModelProfile, prefix_key: str, tokens: int, cached_tokens_reported: int | None = None
+    ) -> None:
+        """Note that a prompt with this prefix, `tokens` long, has just been answered.
+
+        cached_tokens_reported: as the provider says, None where it does not. A miss where a hit was expected makes
+        the prefix cold until a hit is reported or its time is over.
+        """
+        with self._lock:
+            before = self._unexpired(profile, prefix_key)
+            warm = tokens if tokens >= (profile.cache_min_tokens or 0) else 0
+            if before is not None and cached_tokens_reported is not None:
+                warm = min(warm, cached_tokens_reported)
+            elif before is not None:
+                warm = min(warm, before.warm_tokens)
+            key = (profile.name, prefix_key)
+            self._sent[key] = _Sent(self._clock(), warm)
+            self._sent.move_to_end(key)
+            if len(self._sent) > self._max_prefixes:
+                self._sent.popitem(last=False)
+
+    def _unexpired(self, profile: ModelProfile, prefix_key: str) -> _Sent | None:
+        entry = self._sent.get((profile.name, prefix_key))
+        lifetime = profile.cache_ttl_s
+        fresh = entry is not None and lifetime is not None and self._clock() - entry.at_s < lifetime
+        return entry if fresh else None
