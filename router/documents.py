@@ -64,7 +64,11 @@ _DECLARED_ENCODING = re.compile(
     rb"""<(?:meta|\?xml)\b[^>]*?(?:charset|encoding)\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE
 )
 _BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
-_NOT_WESTERN = re.compile(rb"[A-Za-z\xc0-\xff][\xa1-\xa9\xac\xaf\xb1\xb4-\xb6\xb8\xb9\xbc-\xbf\x81\x8d\x8f\x90\x9d]")
+# In cp1252: three accented letters in a row, a symbol inside a word, a low quotation mark inside one.
+_NOT_WESTERN = re.compile(
+    rb"[\xc0-\xff]{3}|[A-Za-z\xc0-\xff][\xa1-\xa9\xac\xaf\xb1\xb4-\xb6\xb8\xb9\xbc-\xbf\x81\x8d\x8f\x90\x9d]"
+    rb"|[\x80-\xff][\x82\x83][\x80-\xff]"
+)
 _HTML_START = re.compile(rb"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html\b)", re.IGNORECASE | re.DOTALL)
 _HTML_NOISE = ("head", "script", "style", "template", "noscript", "svg", "nav")
 
@@ -119,7 +123,7 @@ def load(sources: Sequence[str | Path], *, stdin: BinaryIO | None = None, max_by
     room = max_bytes
     for source in _unique(_sources(sources, notes)):
         try:
-            data = _read(source, stdin or sys.stdin.buffer, room)
+            data = _read(source, stdin, room)
             if len(data) > room:
                 raise _TooLarge(
                     f"{source.id} goes beyond the limit of {max_bytes:,} bytes for all documents together. "
@@ -141,8 +145,8 @@ def load(sources: Sequence[str | Path], *, stdin: BinaryIO | None = None, max_by
         notes.append(f"Skipped {binary_files} binary file{'s' if binary_files > 1 else ''} in {named}.")
     if not any(document.text.strip() for document in documents):
         raise DocumentError(
-            f"There is no text in {named}. Hidden files, virtual environments, node_modules and binary files are "
-            f"skipped in folders; a file named outright is always read. {' '.join(notes[-3:])}".rstrip()
+            f"There is no text in {named}. In folders, hidden files, virtual environments, node_modules and binary "
+            f"files are skipped; name such a file itself to read it. {' '.join(notes[-3:])}".rstrip()
         )
     return Loaded(tuple(documents), tuple(notes))
 
@@ -211,10 +215,10 @@ def _unique(sources: Iterator[_Source]) -> Iterator[_Source]:
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 
 
-def _read(source: _Source, stdin: BinaryIO, room: int) -> bytes:
+def _read(source: _Source, stdin: BinaryIO | None, room: int) -> bytes:
     """At most room + 1 bytes, so that the caller can tell that there were more."""
     try:
-        with source.path.open("rb") if source.path else contextlib.nullcontext(stdin) as stream:
+        with source.path.open("rb") if source.path else contextlib.nullcontext(stdin or sys.stdin.buffer) as stream:
             head = stream.read(min(_HEAD_BYTES, room + 1))
             if reason := _binary_reason(head, Path(source.id).suffix.lower()):
                 raise _BinaryFile(f"{source.id} is not text: it looks like {reason}.")
@@ -281,7 +285,7 @@ def _replacing(data: bytes, codec: str) -> tuple[str, str]:
     text = data.decode(codec, "replace")
     genuine = "\ufffd".encode(codec, "ignore")
     lost = text.count("\ufffd") - (data.count(genuine) if genuine else 0)
-    return text, f"{lost} broken characters of its {codec.upper()} text were replaced" if lost > 0 else ""
+    return text, f"bytes that are no {codec.upper()} were replaced, {lost} in all" if lost > 0 else ""
 
 
 def _legacy_codec(data: bytes) -> str:
@@ -291,7 +295,7 @@ def _legacy_codec(data: bytes) -> str:
     start = data.rfind(b"\n", 0, first.start()) + 1 if first else 0
     sample = data[start : start + 65536]
     # Statistics fail on a short text with one curly quote in it, so ask them only where cp1252 would look wrong.
-    if len(_BEYOND_ASCII.findall(sample)) < 0.15 * len(sample) and not _NOT_WESTERN.search(sample):
+    if not _NOT_WESTERN.search(sample):
         return "cp1252"
     try:
         from charset_normalizer import from_bytes

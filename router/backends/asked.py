@@ -40,23 +40,23 @@ _EMPTY_PHRASES = re.compile(
 )
 _WHEN = re.compile(
     r"(?i)\b(?:when (?:was|were|did|had|has|will)|(?:what|which) (?:year|date|day|month|time|century|decade)"
-    r"|wann|cuándo|quand|quando|когда|متى|कब"
+    r"|wann|cuándo|quand|quando|когда|متى"
     r"|ne zaman|khi nào|(?:welche[mrs]?|in welchem) jahr|qué año|quelle année|каком году|kaç yılında)\b"
-    r"|何时|什么时候|哪一?年|いつ|何年|เมื่อไ|เมื่อใด|언제"
+    r"|कब |何时|什么时候|哪一?年|いつ|何年|เมื่อไ|เมื่อใด|언제"
 )
 _WHO = re.compile(
     r"(?i)\b(?:who|whom|whose|which (?:person|player|author|actor|king|president)|wer|wem|wen|wessen|quién(?:es)?|qui"
-    r"|chi|quem|кто|кого|кем|кому|من|مَن|कौन|किसने|kim)\b|谁|誰|だれ|ใคร|누구"
+    r"|chi|quem|кто|кого|кем|кому|من|مَن|kim)\b|कौन|किसने|谁|誰|だれ|ใคร|누구"
 )
 _HOW_MANY = re.compile(
     r"(?i)\b(?:how (?:many|much|old|long|far|high|tall|large|big|often|deep|wide)|what (?:percentage|percent|number"
     r"|amount|share|proportion|age|price|cost)|wie ?viele?|wie (?:hoch|alt|lang|groß|weit)|cuánt[oa]s?|combien"
-    r"|quant[oie]|сколько|كم|कितन[ेीा]|kaç|bao nhiêu)\b|多少|几[个次年名位种岁]|何[人個年回]|กี่|เท่าไ|เท่าใด|얼마|몇"
+    r"|quant[oie]|сколько|كم|kaç|bao nhiêu)\b|कितन|多少|几[个次年名位种岁]|何[人個年回]|กี่|เท่าไ|เท่าใด|얼마|몇"
 )
 _WHERE = re.compile(r"(?i)\b(?:where|(?:what|which) (?:city|country|place|town|state|location))\b")
 _WHY = re.compile(
-    r"(?i)\b(?:why|reasons?|cause[ds]?|warum|weshalb|por qué|pourquoi|perché|почему|لماذا|क्यों|neden|niçin)\b"
-    r"|为什么|为何|なぜ|ทำไม|왜"
+    r"(?i)\b(?:why|reasons?|cause[ds]?|warum|weshalb|por qué|pourquoi|perché|почему|لماذا|neden|niçin)\b"
+    r"|क्यों|为什么|为何|なぜ|ทำไม|왜"
 )
 _OPEN = re.compile(
     r"(?i)\b(?:why|how (?!many|much|old|long|far|high|tall|large|big|often|deep|wide)|explain|describe|compare|contrast"
@@ -95,7 +95,11 @@ _REASON = re.compile(
     r"|um|porque|debido|parce|car|afin|потому|из-за|поскольку|بسبب|لأن|çünkü)\b|因为|由于|因此|ため|から|เพราะ|때문"
 )
 _EXPECTED = ((_WHEN, _DATE), (_HOW_MANY, _NUMBER), (_WHO, _NAME), (_WHERE, _PLACE), (_WHY, _REASON))
-_WORD = re.compile(r"\w+(?:['’.-]\w+)*")
+# `\w` leaves out the vowel signs of Indic, Thai, Hebrew and Arabic writing, which stand inside words.
+WORD_CHARACTER = (
+    r"[\w\u0300-\u036f\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0970-\u0dff\u0e31-\u0e4e\u0eb1-\u0ece]"
+)
+_WORD = re.compile(rf"{WORD_CHARACTER}+(?:['’.-]{WORD_CHARACTER}+)*")
 # In "the with statement" or `if`, a word is talked about and not used.
 _MENTIONED = re.compile(
     r"[\"'“”‘’`「『](\w+)[\"'“”‘’`」』]"

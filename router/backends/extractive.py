@@ -20,7 +20,7 @@ import numpy as np
 
 from ..core import Call, Citation, Passage, Reply, Usage
 from ..errors import BackendRejected
-from .asked import Asked, read
+from .asked import WORD_CHARACTER, Asked, read
 from .sentences import Unit, split
 
 Terms = Callable[[str], list[str]]
@@ -29,7 +29,7 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 NOT_FOUND = "The passages do not say."
 """What a reply says where nothing fits."""
 
-MIN_EVIDENCE = 0.4
+MIN_EVIDENCE = 0.38
 """Least evidence to answer on, as `_Candidate.evidence`; benchmarks/extractive.py measures what it costs and saves."""
 
 _MOST_UNITS = 3
@@ -53,7 +53,7 @@ _PRONOUN = re.compile(
 )
 _WORD = re.compile(r"\w+")
 _UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
-_RUN = re.compile(rf"(?P<unspaced>{_UNSPACED}+)|(?:(?!{_UNSPACED})\w)+")
+_RUN = re.compile(rf"(?P<unspaced>{_UNSPACED}+)|(?:(?!{_UNSPACED}){WORD_CHARACTER})+")
 
 
 def rough_terms(text: str) -> list[str]:
@@ -292,7 +292,7 @@ def _form(asked: Asked, place: _Place, question: str) -> float:
         if any(match[0].strip().lower() not in lowered for match in asked.expected.finditer(text)):
             score += _EXPECTED_FORM
     if text.rstrip("\"'”’»)」』").endswith(("?", "？", "؟")):
-        score -= 0.3
+        score -= 0.7
     if len(text) < 25 or place.unit.kind != "sentence":
         score -= 0.1
     elif asked.subject:
@@ -319,7 +319,7 @@ def _chosen(asked: Asked, ranked: Sequence[_Candidate], places: Sequence[_Place]
     text, told = places[best.index].text, best.terms
     if _PRONOUN.match(text) and _same_paragraph(places, best.index - 1):
         chosen[best.index - 1] = best.evidence
-    if text.endswith((":", "：")) and best.index + 1 < len(places):
+    if best.index + 1 < len(places) and _leads_on(asked, places, best.index):
         chosen[best.index + 1] = best.evidence
     for other in ranked[1:20]:
         adds = other.found >= 0.3 and best.found < 0.6 and not other.terms <= told
@@ -334,6 +334,18 @@ def _chosen(asked: Asked, ranked: Sequence[_Candidate], places: Sequence[_Place]
             chosen[other.index] = other.evidence
             told |= other.terms
     return chosen
+
+
+def _leads_on(asked: Asked, places: Sequence[_Place], index: int) -> bool:
+    """Whether a place ends before it has said what it was chosen for, and the next says it."""
+    if places[index].text.endswith((":", "：")):
+        return True
+    return (
+        asked.expected is not None
+        and not asked.expected.search(places[index].text)
+        and asked.expected.search(places[index + 1].text) is not None
+        and _same_paragraph(places, index)
+    )
 
 
 def _same_paragraph(places: Sequence[_Place], index: int) -> bool:

@@ -20,7 +20,7 @@ _FENCE = re.compile(r"\s*(?:```|~~~)")
 _RULE = re.compile(r"\s*([=\-*~_^\"+#])\1{2,}\s*$")
 _TABLE_RULE = re.compile(r"[\s|:+\-=]+$")
 _MARKDOWN_HEADING = re.compile(r"#{1,6}\s")  # but a comment in code is indented, or goes on in the next line
-_MARKER = re.compile(r"\s*(?:[-*+•‣▪·–—]\s|\(?\w{1,3}[.)]\s|\||#{1,6}\s|>)")
+_MARKER = re.compile(r"\s*(?:[-*+•‣▪·–—]\s|\(?\w{1,3}[.)]\s|\||#{1,6}\s|>|\[?\d+[-:/.]\d+[-:/.]\d+)")
 _CODE = re.compile(
     r"""\s*(?:(?:def|class|import|from|return|if|elif|else|for|while|with|try|except|raise|func|fn|let|const|var|public
     |private|static|void|int|\#include|async|await|assert|yield|print)\b.*[:;{()=]\s*$|[\w.\[\]"'*]+\s*(?:::|[-+*/|:])?=[^=]
@@ -160,7 +160,7 @@ def _ends_sentence(text: str, first: int, dot: int, stop: int, end: int) -> bool
 
 def _pieces(text: str, start: int, end: int, spaceless: bool) -> Iterator[_Span]:
     """The span, cut where it is too long to quote; scripts without full stops are cut at spaces into phrases."""
-    longest = 120 if spaceless else _LONGEST
+    longest = 80 if spaceless else _LONGEST
     while end - start > longest:
         window = text[start : start + longest]
         cut = max(window.rfind(mark, longest // 2) for mark in ("; ", ", ", "，", "、", "；", "،", "\n"))
