@@ -7,7 +7,7 @@ REFERENCE := build/python_reference.txt
 .PHONY: try test lint types unit schemas bench clean
 
 try: $(VENV)/.installed $(REFERENCE)  ## set up, then ask a real long text a question, offline
-	$(BIN)/longroute ask "What happens if no except clause matches the exception?" $(REFERENCE)
+	$(BIN)/longroute ask "What does the with statement do?" $(REFERENCE)
 
 test: lint types unit  ## everything that must hold; CI runs exactly this
 

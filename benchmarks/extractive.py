@@ -217,7 +217,7 @@ def main() -> None:
         [
             f"# The embedded backend{', refined by sentence embeddings' if arguments.embed else ''}",
             "",
-            "Held-out halves, per cent with 95 % intervals. Right: quotes the evidence when it may not refuse. Refused: "
+            "Held-out halves, per cent with 95 % intervals. Right: quotes the evidence when it may not refuse. Refused, "
             f"at the shipped threshold of {MIN_EVIDENCE} (the other halves choose {best}); for unanswerable sets, more "
             "is better. Whole documents are shown, so the times are those of reading everything.",
             "",

@@ -24,6 +24,7 @@ PACKAGES = {
     "torch": "embeddings (extra: embed)",
     "pypdf": "PDF (extra: files)",
     "python-docx": "DOCX (extra: files)",
+    "markdownify": "HTML (extra: files)",
 }
 
 

@@ -88,7 +88,8 @@ _DATE = re.compile(
     r"|september|october|november|december|monday|tuesday|wednesday|thursday|friday|saturday|sunday|century|centuries"
     r"|jahrhundert\w*|siglo|siècle|век[ае]?|القرن)\b|\b\d{1,2}[:.]\d\d\b|[٠-٩]{4}|[०-९]{4}"
 )
-_NAME = re.compile(r"(?<=[\w,;] )[^\W\d_a-z]\w+(?: (?:[^\W\d_a-z]\w+|von|van|de|of))*|[^\W\d_a-z]\w+ [^\W\d_a-z]\w+|·")
+_CAPITAL = "[A-ZÀ-ÖØ-ÞΑ-ΩА-Я]"
+_NAME = re.compile(rf"(?<=[\w,;] ){_CAPITAL}\w+|{_CAPITAL}\w+ {_CAPITAL}\w+|·")
 _PLACE = re.compile(r"\b(?:in|at|near|from|to|of|outside|along)\s+(?:the\s+)?[A-Z]\w+")
 _REASON = re.compile(
     r"(?i)\b(?:because|since|due to|owing to|in order to|so that|therefore|reasons?|as a result|cause[ds]?|weil|denn|da"
