@@ -37,6 +37,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "router.assemble": ("*",),
     "router.doctor": ("router.assemble", "router.outputs", "router.settings", *BASE),
     "router.langchain": ("router.assemble", "router.router", "router.settings", *BASE),
+    "router.calibration": ("*",),
     "router.cli": ("*",),
     "retrievers": BASE,
     "compressors": BASE,

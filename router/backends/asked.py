@@ -74,7 +74,7 @@ _SUMMARY = re.compile(
 _DEFINITION = re.compile(
     r"(?i)^\W*(?:what(?:'s| is| are| was| were)|who(?:'s| is| was)|define|was (?:ist|sind)|wer (?:ist|war)"
     r"|qu[ée] (?:es|son)|quién (?:es|fue)|qu['’]est-ce que|qui (?:est|était)|что такое|кто такой|ما هو|ما هي|nedir) "
-    r"(?:an?|the|die|der|das|eine?|el|la|les?|una?)? ?(?P<subject>[\w'’.-]+(?: [\w'’.-]+){0,3}) ?[?？؟]*$"
+    r"(?:(?:an?|the|die|der|das|eine?|el|la|les?|una?) )?(?P<subject>[\w'’.-]+(?: [\w'’.-]+){0,3}) ?[?？؟]*$"
     r"|^what (?:do|does) (?:an? |the )?(?P<doer>[\w'’.-]+(?: [\w'’.-]+){0,3}) (?:do|mean) ?\?*$"
     r"|^什么是(?P<zh>[^?？]{1,20})[?？]?$"
 )

@@ -1,6 +1,7 @@
 """The embedded backend: answers with the sentences of the passages that fit the question best, word for word.
 
 No model and no download: terms weighted by rarity, their neighbourhood, and what kind of thing the question asks for.
+Sums are exactly rounded (`math.fsum`), because sets have another order in every process and answers should repeat.
 Where an embedding function is given it refines the choice among the best candidates. Finding passages is left to the
 retrievers, cutting them into sentences to `sentences.py`, reading the question to `asked.py`.
 """
@@ -30,7 +31,9 @@ NOT_FOUND = "The passages do not say."
 """What a reply says where nothing fits."""
 
 MIN_EVIDENCE = 0.38
-"""Least evidence to answer on, as `_Candidate.evidence`; benchmarks/extractive.py measures what it costs and saves."""
+"""Least evidence to answer on, as `_Candidate.evidence`; benchmarks/extractive.py chooses it and says what it costs."""
+MIN_EVIDENCE_EMBEDDED = 0.44
+"""The same where sentences are embedded too."""
 
 _MOST_UNITS = 3
 _SUMMARY_UNITS = 4
@@ -101,16 +104,18 @@ class _Candidate:
 class Extractive:
     """Quotes one to three sentences, or says that the passages do not say.
 
-    terms: text to search terms, in order; given the retrievers' own, both agree on what matches.
+    terms: text to search terms; given the retrievers' own, both agree on what matches.
     encode: texts to L2-normalised vectors, shape (n_texts, dimension).
+    min_evidence: answer from this share of the question's terms on; None takes the measured default.
     """
 
     def __init__(
-        self, terms: Terms | None = None, encode: Encode | None = None, *, min_evidence: float = MIN_EVIDENCE
+        self, terms: Terms | None = None, encode: Encode | None = None, *, min_evidence: float | None = None
     ) -> None:
         self._terms = terms or rough_terms
         self._encode = encode
-        self._min_evidence = min_evidence
+        default = MIN_EVIDENCE_EMBEDDED if encode else MIN_EVIDENCE
+        self._min_evidence = default if min_evidence is None else min_evidence
 
     async def generate(self, call: Call) -> Reply:
         """The reply. Raises BackendRejected for a call that carries no question."""
@@ -156,20 +161,19 @@ class Extractive:
     def _ranked(self, call: Call, asked: Asked, places: Sequence[_Place]) -> list[_Candidate]:
         """Candidates, best first; ties in order of the text."""
         near = _near(asked.content, places)
-        if not near:
-            return []
         dropped = {word for word in asked.mentioned if not self._terms(word)}
 
         def terms(text: str) -> list[str]:
             return [*self._terms(text), *dropped.intersection(_WORD.findall(text.lower()) if dropped else ())]
 
-        wanted = list(dict.fromkeys(terms(asked.content)))
-        terms_of = {index: terms(places[index].text) for index in _with_neighbours(near, len(places))}
-        sets = {index: frozenset(terms) for index, terms in terms_of.items()}
+        wanted = frozenset(terms(asked.content))
+        if not near or not wanted:
+            return []
+        sets = {index: frozenset(terms(places[index].text)) for index in _with_neighbours(near, len(places))}
         weights = {
             term: math.log1p(len(places) / (_SMOOTHING + sum(term in sets[index] for index in near))) for term in wanted
         }
-        total = sum(weights.values())
+        total = math.fsum(weights.values())
         heading_terms = {heading: frozenset(terms(heading)) for heading in {places[index].heading for index in near}}
         relevance = _relevance(call.passages)
         candidates = []
@@ -177,7 +181,7 @@ class Extractive:
             place = places[index]
             if place.unit.kind == "heading":
                 continue
-            inside = frozenset(wanted) & sets[index]
+            inside = wanted & sets[index]
             around = heading_terms[place.heading].union(
                 *(
                     sets[i]
@@ -185,10 +189,8 @@ class Extractive:
                     if i in sets and places[i].passage == place.passage
                 )
             )
-            found = sum(weights[term] for term in inside) / total
-            evidence = (
-                found + _CONTEXT_WEIGHT * sum(weights[t] for t in wanted if t in around and t not in inside) / total
-            )
+            found = math.fsum(weights[term] for term in inside) / total
+            evidence = found + _CONTEXT_WEIGHT * math.fsum(weights[term] for term in wanted & around - inside) / total
             score = evidence + _form(asked, place, call.question) + _RELEVANCE * relevance[place.passage]
             candidates.append(_Candidate(index, score, found, evidence, inside))
         candidates.sort(key=lambda one: -one.score)
@@ -227,7 +229,7 @@ class Extractive:
         chosen: dict[int, float] = {}
         while pool and len(chosen) < _SUMMARY_UNITS:
             scores = {
-                index: (sum(weights.get(term, 0.0) for term in terms_of[index]) + 0.1)
+                index: (math.fsum(weights.get(term, 0.0) for term in terms_of[index]) + 0.1)
                 / (8 + len(terms_of[index]))
                 * (1.0 if index in openings else 0.7)
                 * (1.5 - index / len(places))
@@ -262,7 +264,7 @@ def _near(content: str, places: Sequence[_Place]) -> list[int]:
     hits = [frozenset(stem for stem in stems if stem in text) for text in (place.text.lower() for place in places)]
     counts = Counter(stem for hit in hits for stem in hit)
     weight = {stem: math.log1p(len(places) / count) for stem, count in counts.items()}
-    own = [sum(weight[stem] for stem in hit) for hit in hits]
+    own = [math.fsum(weight[stem] for stem in hit) for hit in hits]
     # "Who is Ada?" may be answered by "She ...", and by what stands below the heading "Ada".
     worth = [
         max(here, 0.5 * before, 0.5 * earlier)
@@ -304,7 +306,7 @@ def _subject_first(subject: str, text: str) -> float:
     """For "What is X?": sentences that begin with X tell what it is; others only mention it."""
     stems = rough_terms(subject)
     starts = [text.find(stem) for stem in stems]
-    if min(starts) < 0:
+    if min(starts, default=-1) < 0:
         return 0.0
     return _SUBJECT_FIRST * max(0.0, 1.0 - max(0, max(starts) - len(subject)) / 40)
 
@@ -322,7 +324,7 @@ def _chosen(asked: Asked, ranked: Sequence[_Candidate], places: Sequence[_Place]
     if best.index + 1 < len(places) and _leads_on(asked, places, best.index):
         chosen[best.index + 1] = best.evidence
     for other in ranked[1:20]:
-        adds = other.found >= 0.3 and best.found < 0.6 and not other.terms <= told
+        adds = other.found >= 0.2 and best.found < 0.7 and not other.terms <= told
         texts = [places[index].text for index in chosen]
         if (
             len(chosen) < _MOST_UNITS
@@ -338,7 +340,7 @@ def _chosen(asked: Asked, ranked: Sequence[_Candidate], places: Sequence[_Place]
 
 def _leads_on(asked: Asked, places: Sequence[_Place], index: int) -> bool:
     """Whether a place ends before it has said what it was chosen for, and the next says it."""
-    if places[index].text.endswith((":", "：")):
+    if places[index].text.endswith((":", "：")) and places[index].passage == places[index + 1].passage:
         return True
     return (
         asked.expected is not None

@@ -17,7 +17,7 @@ _WRAP_WIDTHS = range(30, 121)  # widths at which people and programs break lines
 
 _LINE = re.compile(r"[^\n]+")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
-_RULE = re.compile(r"\s*([=\-*~_^\"+#])\1{2,}\s*$")
+_RULE = re.compile(r"\s*([=\-*~_^+#])\1{2,}\s*$")
 _TABLE_RULE = re.compile(r"[\s|:+\-=]+$")
 _MARKDOWN_HEADING = re.compile(r"#{1,6}\s")  # but a comment in code is indented, or goes on in the next line
 _MARKER = re.compile(r"\s*(?:[-*+•‣▪·–—]\s|\(?\w{1,3}[.)]\s|\||#{1,6}\s|>|\[?\d+[-:/.]\d+[-:/.]\d+)")
@@ -120,7 +120,7 @@ def _wrapped(line: str, following: str, width: int, indent: int, opening: bool) 
     """Whether following goes on where line was broken by its width."""
     if width not in _WRAP_WIDTHS or _MARKER.match(following) or _RULE.match(following) or _RULE.match(line):
         return False
-    if line.lstrip().startswith(("#", "|")) or (indent and not opening):
+    if line.lstrip().startswith(("#", "|")) or (indent and not opening) or _CODE.match(line) or _CODE.match(following):
         return False
     return len(line) >= 0.6 * width or following.lstrip()[:1].islower()
 

@@ -141,7 +141,7 @@ def test_a_heading_is_never_the_answer_but_tells_what_stands_below_it() -> None:
 def test_a_question_in_the_text_gives_way_to_its_answer() -> None:
     text = "Ann: Which hotel did you book in Lisbon?\nBob: The Ritz, from 3 to 9 May.\nAnn: Great, who is coming?"
 
-    assert "The Ritz" in ask("Which hotel was booked in Lisbon?", text, backend=Extractive(min_evidence=0.3)).text
+    assert "The Ritz" in ask("Which hotel did they book in Lisbon?", text).text
 
 
 def test_what_a_thing_is_comes_from_the_sentence_that_begins_with_it() -> None:
@@ -168,7 +168,7 @@ def test_a_colon_brings_what_follows_it() -> None:
 def test_the_halves_of_an_answer_are_given_in_the_order_of_the_text() -> None:
     first, second = passage("The film Alpha was directed by Ann Bee.", "a"), passage("Ann Bee was born in Oslo.", "b")
 
-    reply = ask("Where was the director of the film Alpha, Ann Bee, born?", first, second)
+    reply = ask("Where was the director of Alpha born?", first, second)
 
     assert reply.text == "The film Alpha was directed by Ann Bee. … Ann Bee was born in Oslo."
 
