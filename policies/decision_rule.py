@@ -63,10 +63,10 @@ def choose(
     if known := [estimate for estimate in candidates if estimate.quality is not None]:
         candidates = known
 
-    prices = _prices(candidates, features, profile)
+    price = prices(candidates, features, profile)
     weight = LAMBDA[goal.prefer]
-    candidates = [replace(e, utility=(e.quality or 0.0) - weight * prices[e.strategy]) for e in candidates]
-    ranked = sorted(candidates, key=lambda e: (-(e.utility or 0.0), prices[e.strategy], e.strategy))
+    candidates = [replace(e, utility=(e.quality or 0.0) - weight * price[e.strategy]) for e in candidates]
+    ranked = sorted(candidates, key=lambda e: (-(e.utility or 0.0), price[e.strategy], e.strategy))
     compared = {estimate.strategy: estimate for estimate in candidates}
     reasons = [*because, *_reasons(ranked, goal, profile)]
     reasons += [f"{e.strategy} is out: {e.infeasible}" for e in limited if not e.feasible]
@@ -101,7 +101,7 @@ def _violation(estimate: Estimate, goal: Goal) -> str:
     return ""
 
 
-def _prices(candidates: Sequence[Estimate], features: Features, profile: ModelProfile) -> dict[str, float]:
+def prices(candidates: Sequence[Estimate], features: Features, profile: ModelProfile) -> dict[str, float]:
     """Cost and latency by strategy, in units of reading the text once. Reads no infeasible estimate: one more of those
     must not change a decision."""
     text_tokens = max(features.document_tokens + features.question_tokens + features.instruction_tokens, 1)

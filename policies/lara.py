@@ -46,10 +46,10 @@ class Lara:
         full, rag = (quality(features, profile, strategy) for strategy in _STRATEGIES)
         text_tokens = max(features.document_tokens, 1)
         shown = next((min(o.prompt_tokens / text_tokens, 1.0) for o in options if o.strategy == "rag"), 0.0)
-        expected = {"full": full, "rag": _as_shown(full, rag, shown)}
+        expected = {"full": full, "rag": as_shown(full, rag, shown)}
         basis = _basis(features, profile)
         estimates = [
-            _filled(option, expected[option.strategy], basis)
+            filled(option, expected[option.strategy], basis)
             if option.strategy in expected
             else replace(option, basis="LaRA has not measured it")
             for option in options
@@ -81,7 +81,7 @@ def _at_length(task: Task, profile: ModelProfile, strategy: str, document_tokens
     )
 
 
-def _as_shown(full: Belief, rag: Belief, shown: float) -> Belief:
+def as_shown(full: Belief, rag: Belief, shown: float) -> Belief:
     """Rag's quality where its passages are `shown` of the text: the gap to full closes as the share goes to one.
 
     LaRA's shortest texts are ten times what its retriever showed; on a text that fits into rag's budget both
@@ -170,7 +170,7 @@ def _own(profile: ModelProfile) -> Mapping[str, Any] | None:
 # ---- what a person reads ---------------------------------------------------------------------------------------------
 
 
-def _filled(option: Estimate, belief: Belief, basis: str) -> Estimate:
+def filled(option: Estimate, belief: Belief, basis: str) -> Estimate:
     half = _Z90 * math.sqrt(belief.variance)
     interval = (max(belief.mean - half, 0.0), min(belief.mean + half, 1.0))
     return replace(option, quality=belief.mean, quality_interval=interval, basis=basis)

@@ -89,11 +89,24 @@ _STRATEGIES: Mapping[str, Callable[[Settings, Retriever], Strategy]] = {"full": 
 
 
 def make_policy(name: str) -> Policy:
-    """A policy from its name in the settings: `lara`, or `fixed:STRATEGY`. Raises ConfigError on any other."""
+    """A policy from its name in the settings: `learned`, `lara`, `fixed:STRATEGY`, or a policy file's path.
+
+    Raises ConfigError on any other.
+    """
     kind, _, argument = name.partition(":")
-    if kind not in _POLICIES:
-        raise ConfigError(f"Unknown policy {name!r}. Known: lara, fixed:STRATEGY.")
-    return _POLICIES[kind](argument)
+    if kind in _POLICIES:
+        return _POLICIES[kind](argument)
+    if name.endswith(".json"):
+        from ..policies import policy_file
+
+        return policy_file.read(Path(name))
+    raise ConfigError(f"Unknown policy {name!r}. Known: learned, lara, fixed:STRATEGY, or the path of a policy file.")
+
+
+def _learned(argument: str) -> Policy:
+    from ..policies.learned import Learned
+
+    return Learned()
 
 
 def _lara(argument: str) -> Policy:
@@ -110,7 +123,7 @@ def _fixed(argument: str) -> Policy:
     return Fixed(argument)
 
 
-_POLICIES: Mapping[str, Callable[[str], Policy]] = {"lara": _lara, "fixed": _fixed}
+_POLICIES: Mapping[str, Callable[[str], Policy]] = {"learned": _learned, "lara": _lara, "fixed": _fixed}
 
 
 # ---- retrieval -------------------------------------------------------------------------------------------------------

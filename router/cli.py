@@ -165,6 +165,16 @@ def doctor(as_json: AsJson = False) -> None:
     out.print(f"  cache: {escape(report.cache_dir)}, {size}" if report.cache_dir else "  cache: off")
 
 
+def _mount() -> None:
+    """`calibrate` brings its own commands; its module is light, the parts it needs load when they run."""
+    from .calibration.cli import app as calibrate
+
+    app.add_typer(calibrate, name="calibrate")
+
+
+_mount()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Errors are one line on standard error and exit code 2; `--debug` first shows the traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)

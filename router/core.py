@@ -135,6 +135,8 @@ class Features:
     token_error: relative error of those counts, 95 % of texts (0 where a tokenizer counted exactly).
     window_ratio: document_tokens / context_window.
     task: probability of each question type, summing to 1.
+    lara_task: the same over LaRA's four tasks (lookup, reasoning, comparison, unanswerable), as its authors would label
+    the question; empty where it was not asked for.
     cached_tokens: leading part of the full prompt believed to be in the provider's prompt cache.
     """
 
@@ -149,6 +151,7 @@ class Features:
     evidence: Evidence | None
     kind: Kind
     cached_tokens: int = 0
+    lara_task: Mapping[Task, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,14 +236,8 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
-class Citation:
-    """Where an answer, or a part of it, stands in the source. `text == document.text[start:end]`."""
-
-    document_id: str
-    start: int
-    end: int
-    text: str
-    score: float = 0.0
+class Citation(Passage):
+    """Where an answer, or a part of it, stands in the source."""
 
 
 @dataclass(frozen=True, slots=True)

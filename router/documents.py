@@ -125,8 +125,9 @@ def load(sources: Sequence[str | Path], *, stdin: BinaryIO | None = None, max_by
         try:
             data = _read(source, stdin, room)
             if len(data) > room:
+                size = f" ({source.path.stat().st_size:,} bytes)" if source.path else ""
                 raise _TooLarge(
-                    f"{source.id} goes beyond the limit of {max_bytes:,} bytes for all documents together. "
+                    f"{source.id}{size} goes beyond the limit of {max_bytes:,} bytes for all documents together. "
                     "Name only the files you need, split the file, or raise max_bytes."
                 )
             document = _document(source.id, data, max_bytes, notes)

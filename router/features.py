@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .core import Evidence, Features, ModelProfile, Request, TokenCounter
+from .lara_task import lara_task
 from .question_type import question_type
 
 
@@ -38,4 +39,5 @@ def extract(
         evidence=evidence,
         kind=largest.kind,
         cached_tokens=cached_tokens,
+        lara_task=lara_task(request.question),
     )

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .core import Answer, Citation, Decision, Document, Estimate, Passage, Usage
+from .core import Answer, Decision, Document, Estimate, Passage, Usage
 from .documents import locate
 
 
@@ -149,7 +149,7 @@ def ask_output(answer: Answer, documents: Sequence[Document]) -> AskOutput:
     )
 
 
-def source_outputs(sources: Sequence[Citation | Passage], documents: Sequence[Document]) -> list[SourceOutput]:
+def source_outputs(sources: Sequence[Passage], documents: Sequence[Document]) -> list[SourceOutput]:
     """Sources with the line and page where they stand."""
     by_id = {document.id: document for document in documents}
     outputs = []

@@ -44,7 +44,9 @@ class Settings(BaseSettings):
     models_file: Path | None = Field(None, description="JSON file of model profiles that add to or replace ours.")
     tokenizer: Path | None = Field(None, description="A Hugging Face tokenizer.json to count exactly with.")
 
-    policy: str = Field("lara", description="`lara`, or `fixed:STRATEGY`.")
+    policy: str = Field(
+        "learned", description="`learned`, `lara`, `fixed:STRATEGY`, or a policy file from `longroute calibrate fit`."
+    )
     prefer: Prefer = Field("balanced", description="What to optimise: quality, balanced or cheap.")
     allowed: tuple[str, ...] = Field((), description="Strategies that may be chosen; empty means all.")
     max_cost_usd: Decimal | None = Field(None, ge=0, description="Hard limit on the estimated cost of one request.")

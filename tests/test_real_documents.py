@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from longroute import Router
-from longroute.router.core import Citation, Document, Passage
+from longroute.router.core import Document
 from longroute.router.outputs import DecideOutput, decide_output
 
 DATA = Path(os.environ.get("LONGROUTE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "lara"
@@ -51,8 +51,7 @@ def test_citations_stand_where_they_say(
     router = Router(cache=False, embedding_model="none")
     answers = [router.answer(question, [document], allowed=[s]) for question in questions for s in ("full", "rag")]
     for answer in answers:
-        sources: tuple[Citation | Passage, ...] = (*answer.citations, *answer.passages)
-        for source in sources:
+        for source in (*answer.citations, *answer.passages):
             assert document.text[source.start : source.end] == source.text
         assert bool(answer.citations) == answer.answered
     assert any(answer.answered for answer in answers)

@@ -64,10 +64,11 @@ _OPEN = re.compile(
     r"|pourquoi|comment|почему|как|لماذا|كيف|neden|nasıl)\b|为什么|如何|怎[么样]|解释|描述|比较|区别|なぜ|どのように|อย่างไร|ทำไม|어떻게|왜"
 )
 _SUMMARY = re.compile(
-    r"(?i)\b(?:summar\w+|overview|tl;?dr|gist|synopsis|recap|key (?:points?|takeaways?|findings?)"
-    r"|main (?:ideas?|points?|themes?|topics?|message|argument)"
+    r"(?i)\b(?:^(?:\w+ ){0,3}summari[sz](?:e|ing)|tl;?dr|key (?:points?|takeaways?|findings?)"
+    r"|(?:^(?:(?:an?|the|short|brief|quick) )*|(?:give|write|provide|create|make|what(?:'s| is)|need|want)\b.{0,30}?\b)"
+    r"(?:summary|overview|synopsis|recap|gist)(?! judg)|main (?:ideas?|points?|themes?|topics?|message|argument)"
     r"|what (?:is|are|was) (?:this|it|the (?:text|document|article|passage|paper|book|story|report)\w*) (?:all )?about"
-    r"|zusammenfass\w*|fass\w* .{0,80} zusammen|überblick|worum geht|resum(?:e|en|ir|a|o)|résum\w+|de quoi parle"
+    r"|zusammenfass\w*|fass\w* .{0,80} zusammen|überblick|worum geht|resum(?:en|ir)|^resum[aeo]|résum\w+|de quoi parle"
     r"|de qué trata|riassu\w+|кратко|резюм\w+|обобщ\w+|о чём|о чем|özetle\w*|tóm tắt)\b"
     r"|总结|概括|概述|摘要|主要内容|要約|まとめ|概要|요약|สรุป|ملخص|لخص|सारांश"
 )

@@ -30,7 +30,7 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 NOT_FOUND = "The passages do not say."
 """What a reply says where nothing fits."""
 
-MIN_EVIDENCE = 0.38
+MIN_EVIDENCE = 0.35
 """Least evidence to answer on, as `_Candidate.evidence`; benchmarks/extractive.py chooses it and says what it costs."""
 MIN_EVIDENCE_EMBEDDED = 0.44
 """The same where sentences are embedded too."""

@@ -23,12 +23,12 @@ _MARKDOWN_HEADING = re.compile(r"#{1,6}\s")  # but a comment in code is indented
 _MARKER = re.compile(r"\s*(?:[-*+•‣▪·–—]\s|\(?\w{1,3}[.)]\s|\||#{1,6}\s|>|\[?\d+[-:/.]\d+[-:/.]\d+)")
 _CODE = re.compile(
     r"""\s*(?:(?:def|class|import|from|return|if|elif|else|for|while|with|try|except|raise|func|fn|let|const|var|public
-    |private|static|void|int|\#include|async|await|assert|yield|print)\b.*[:;{()=]\s*$|[\w.\[\]"'*]+\s*(?:::|[-+*/|:])?=[^=]
-    |>>>\s|\.\.\.\s|\$\s|[\w.]+\(.*\)?[;,{:]?\s*$|[\]})]+[;,]?\s*$|@\w|//|/\*|<\/?\w+[^>]*>)""",
+    |private|static|void|int|\#include|async|await|assert|yield|print)\b.*[:;{()=]$|[\w.\[\]"'*]+\s*(?:::|[-+*/|:])?=[^=]
+    |>>>\s|\.\.\.\s|\$\s|[\w.]+\(|[\]})]+[;,]?$|@\w|//|/\*|<\/?\w+[^>]*>)""",
     re.VERBOSE,
 )
 _CLOSED = re.compile(r"[.!?…:;,。！？：；，؟۔।॥]['\"”’»)\]」』）*_]*$")
-_END = re.compile(r"[.!?…]+['\"”’»)\]*_]*(?=\s)|[。！？]+[」』”’）]*|[؟۔।॥။។።]+")
+_END = re.compile(r"(?<![.!?…])[.!?…]++['\"”’»)\]*_]*+(?=\s)|[。！？]+[」』”’）]*|[؟۔।॥။។።]+")
 _ABBREVIATION = re.compile(
     r"""(?:^|[\s(\["'“])(?:[^\W\d_]|\w\.\w|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|cf|al|etc|Fig|Figs|Eq|Sec|No|Nos|Nr|Vol|pp?|Op|ca
     |approx|Inc|Ltd|Co|Corp|Gen|Col|Sgt|Capt|Lt|Rev|Hon|Gov|Sen|Rep|Mt|bzw|usw|vgl|Abs|Art|Bd|Sra?|Sta|Mme|Mlle|гг?|ул
@@ -93,7 +93,7 @@ def _segments(
     text: str, lines: list[_Span], fenced: bool, following: list[_Span]
 ) -> Iterator[tuple[int, int, UnitKind]]:
     """Lines of one block, joined where they were only wrapped."""
-    shown = [text[start:end] for start, end in lines]
+    shown = [text[start:end].rstrip() for start, end in lines]
     if fenced or sum(_CODE.match(line) is not None for line in shown) > len(lines) / 2:
         yield from ((*_trim(text, start, end), "code") for start, end in lines)
         return

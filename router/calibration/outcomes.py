@@ -72,7 +72,7 @@ def read_outcomes(paths: Iterable[str | Path]) -> Iterator[Outcome]:
     """Outcomes of files, in order. Raises CalibrationError naming file and line for a line that is not one."""
     for path in map(Path, paths):
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut at U+2028 inside a prediction
         except OSError as error:
             raise CalibrationError(f"Cannot read {path}: {error.strerror}.") from error
         for number, line in enumerate(lines, start=1):

@@ -117,7 +117,7 @@ def test_standard_input_may_be_any_format() -> None:
         (["image.txt"], "image.txt is not text: it looks like a PNG image"),
         (["archive"], "archive is not text: it looks like a ZIP archive"),
         (["binary"], "control characters"),
-        (["big.txt"], "big.txt goes beyond the limit of 100 bytes"),
+        (["big.txt"], r"big.txt \(101 bytes\) goes beyond the limit of 100 bytes"),
         (["scans"], "ocrmypdf"),
     ],
 )
@@ -158,7 +158,7 @@ def test_the_limit_holds_for_all_documents_together() -> None:
     for name in ("a", "b", "c"):
         write(f"docs/{name}.txt", "x" * 40)
 
-    with pytest.raises(DocumentError, match=r"docs/c\.txt goes beyond the limit of 100 bytes"):
+    with pytest.raises(DocumentError, match=r"docs/c\.txt \(40 bytes\) goes beyond the limit of 100 bytes"):
         load(["docs"], max_bytes=100)
 
 

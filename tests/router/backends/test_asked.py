@@ -59,14 +59,34 @@ def test_the_thing_to_define_is_found(question: str, subject: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "question", ["Summarize the report.", "What is this text about?", "总结一下", "TL;DR", "What is it?"]
+    "question",
+    [
+        "Summarize the report.",
+        "Could you please summarise it?",
+        "A short overview, please",
+        "Give me a brief summary of the meeting",
+        "What is this text about?",
+        "Resume el documento.",
+        "总结一下",
+        "TL;DR",
+        "What is it?",
+    ],
 )
 def test_a_summary_is_wanted_where_nothing_in_particular_is(question: str) -> None:
     assert read(question).summary
 
 
-def test_a_question_about_something_is_no_summary() -> None:
-    assert not read("What does Ada say about bridges?").summary
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What does Ada say about bridges?",
+        "When did the work resume?",
+        "Who moved for summary judgment?",
+        "How do the authors of the paper summarize the evidence?",
+    ],
+)
+def test_a_question_about_something_is_no_summary(question: str) -> None:
+    assert not read(question).summary
 
 
 def test_a_hostile_question_is_read_quickly() -> None:

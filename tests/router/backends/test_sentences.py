@@ -79,6 +79,13 @@ def test_what_has_no_end_is_cut_at_commas() -> None:
     assert all(piece.endswith(",") for piece in pieces(text)[:-1])
 
 
+@pytest.mark.parametrize(
+    "part", ["." * 50_000 + "x", "f(" + " " * 50_000 + "x", "if " + "( " * 25_000, "-" * 50_000, "a.b" * 20_000]
+)
+def test_hostile_text_takes_no_longer_than_other_text(part: str) -> None:
+    assert all(unit.end - unit.start <= 500 or unit.kind != "sentence" for unit in split(part * 2))
+
+
 def test_scripts_without_full_stops_are_cut_at_spaces() -> None:
     phrase = "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย"
 

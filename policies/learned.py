@@ -1,0 +1,233 @@
+"""Policy `learned`, the default: P(correct) of each strategy, learned from judged outcomes and honest about its doubt.
+
+One logistic model per strategy on a few cheap features, with a Gaussian belief about its weights: the mean gives the
+probability, the covariance its interval. Beliefs are nested. All models share a common one; models of a tier lean from
+it to their own; a model with outcomes leans further. So a model that was never seen gets its tier's belief, with the
+spread between the tier's models in the interval, and a few hundred outcomes of one's own move a belief as far as they
+can carry it (`router/calibration/fit.py`). The weights are data: `weights/learned.json`, or a file that
+`longroute calibrate fit` wrote. The choice itself is the decision rule's.
+
+Simple on purpose: trees, neighbours and clusters were tried on the same features and were no better
+(`benchmarks/lara_routing.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ..router.core import Decision, Estimate, Features, Goal, ModelProfile, Task
+from .decision_rule import choose
+from .lara import Belief, as_shown, filled
+
+Floats = npt.NDArray[np.float64]
+
+VERSION = 1
+TASKS: tuple[Task, ...] = ("lookup", "reasoning", "comparison", "unanswerable")
+INPUTS = (
+    *TASKS,  # probability of each task; they sum to 1, so there is no intercept
+    *(f"{task} × length" for task in TASKS),  # times doublings of the text over 64k tokens
+    "coverage",
+    "top_coverage",
+    "top_score",
+    "margin",
+    "entropy",
+    "spread",
+)
+
+# Tasks that LaRA does not have are read as the one that asks for the same of a reader.
+_BORROWED: Mapping[Task, Task] = {"aggregation": "comparison", "summary": "comparison", "code": "reasoning"}
+
+# Strategies nobody has outcomes for: (like which strategy, difference, standard deviation, source). Wide on purpose.
+_PUBLISHED: Mapping[str, tuple[str, float, float, str]] = {
+    "compressed": ("full", -0.06, 0.12, "LLMLingua-2, arXiv 2403.12968: a few points below the full prompt at 2-3x"),
+    "chain_of_agents": ("full", 0.00, 0.15, "Chain-of-Agents, arXiv 2406.02818: above both on its sets"),
+    "retrieve_then_reason": ("full", 0.00, 0.15, "ALR2, arXiv 2410.03227: gains with training"),
+    "self_route": ("full", -0.02, 0.10, "Self-Route, arXiv 2407.16833: within 4 points of full"),
+    "speculative": ("full", 0.00, 0.08, "RAPID, arXiv 2502.20330: near the target model"),
+}
+
+
+def inputs(features: Features) -> Floats:
+    """What the logistic models read, in the order of INPUTS; not yet scaled. Missing evidence is NaN."""
+    shares = _task_shares(features)
+    octaves = math.log2(min(max(features.document_tokens, 1_000), 1_000_000) / 64_000)
+    evidence = features.evidence
+    found = (
+        [
+            evidence.coverage,
+            evidence.top_coverage,
+            math.log1p(evidence.top_score),
+            evidence.margin,
+            evidence.entropy,
+            evidence.spread,
+        ]
+        if evidence
+        else [math.nan] * 6
+    )
+    return np.array([*shares, *(share * octaves for share in shares), *found])
+
+
+def _task_shares(features: Features) -> list[float]:
+    """LaRA's own reading of the question, but for the share that the general classifier gives to other tasks."""
+    own = features.lara_task or {task: features.task.get(task, 0.0) for task in TASKS}
+    total = sum(own.values()) or 1.0
+    foreign = sum(features.task.get(task, 0.0) for task in _BORROWED)
+    shares = {task: (1 - foreign) * own.get(task, 0.0) / total for task in TASKS}
+    for task, like in _BORROWED.items():
+        shares[like] += features.task.get(task, 0.0)
+    return [shares[task] for task in TASKS]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightBelief:
+    """Gaussian belief about the weights of one logistic model. mean: shape (p,); covariance: shape (p, p)."""
+
+    mean: Floats
+    covariance: Floats
+
+    def predict(self, scaled: Floats) -> Belief:
+        """P(correct) and the variance of our belief in it. scaled: shape (p,).
+
+        The mean over the belief by MacKay's approximation (1992, Neural Computation 4:720), the variance by the delta
+        method.
+        """
+        logit, doubt = float(scaled @ self.mean), float(scaled @ self.covariance @ scaled)
+        mean = _logistic(logit / math.sqrt(1 + math.pi * doubt / 8))
+        return Belief(mean, (mean * (1 - mean)) ** 2 * doubt)
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedWeights:
+    """Everything `learned` knows. beliefs: strategy → level → belief; a level is `common`, `tier:NAME` or a model."""
+
+    center: Floats
+    scale: Floats
+    beliefs: Mapping[str, Mapping[str, WeightBelief]]
+    trained: Mapping[str, Any]
+
+    def scaled(self, features: Features) -> Floats:
+        """Inputs on the scale of training; what is missing counts as average."""
+        return np.nan_to_num((inputs(features) - self.center) / self.scale)
+
+    def level(self, strategy: str, profile: ModelProfile) -> str | None:
+        """The closest level that has a belief about a strategy, for a model."""
+        levels = self.beliefs.get(strategy, {})
+        name = profile.name.lower().rpartition("/")[2]
+        own = [m for m in levels if re.fullmatch(rf"{re.escape(m)}(?:-instruct|-latest|-[\d-]+)*", name)]
+        candidates = [*sorted(own, key=len, reverse=True), f"tier:{profile.tier}", "common"]
+        return next((level for level in candidates if level in levels), None)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """Raises KeyError, TypeError or ValueError for anything that `to_json` did not make."""
+        if (row["kind"], row["version"], tuple(row["inputs"])) != ("learned", VERSION, INPUTS):
+            raise ValueError("it was written by another version; run `longroute calibrate fit` again")
+        beliefs = {
+            strategy: {
+                level: WeightBelief(np.array(belief["mean"]), np.array(belief["covariance"]))
+                for level, belief in levels.items()
+            }
+            for strategy, levels in row["beliefs"].items()
+        }
+        return cls(np.array(row["center"]), np.array(row["scale"]), beliefs, row["trained"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers to four significant digits: enough for beliefs, and a tenth of the size."""
+        return {
+            "kind": "learned",
+            "version": VERSION,
+            "trained": dict(self.trained),
+            "inputs": list(INPUTS),
+            "center": _rounded(self.center),
+            "scale": _rounded(self.scale),
+            "beliefs": {
+                strategy: {
+                    level: {"mean": _rounded(belief.mean), "covariance": _rounded(belief.covariance)}
+                    for level, belief in levels.items()
+                }
+                for strategy, levels in self.beliefs.items()
+            },
+        }
+
+
+class Learned:
+    """Expects of each strategy what its outcomes taught, and leaves the choice to the decision rule."""
+
+    def __init__(self, weights: LearnedWeights | None = None) -> None:
+        self._weights = weights
+
+    @property
+    def weights(self) -> LearnedWeights:
+        return self._weights or shipped()
+
+    def quality(self, features: Features, profile: ModelProfile, strategy: str) -> Belief | None:
+        """P(correct) of a strategy; None where neither outcomes nor publications say anything."""
+        level = self.weights.level(strategy, profile)
+        if level is not None:
+            return self.weights.beliefs[strategy][level].predict(self.weights.scaled(features))
+        if strategy in _PUBLISHED:
+            like, difference, deviation, _ = _PUBLISHED[strategy]
+            if base := self.quality(features, profile, like):
+                mean = min(max(base.mean + difference, 0.0), 1.0)
+                return Belief(mean, base.variance + deviation**2)
+        return None
+
+    def decide(self, features: Features, profile: ModelProfile, options: Sequence[Estimate], goal: Goal) -> Decision:
+        text_tokens = max(features.document_tokens, 1)
+        estimates = []
+        full = self.quality(features, profile, "full")
+        for option in options:
+            belief = self.quality(features, profile, option.strategy)
+            if belief is None:
+                estimates.append(replace(option, basis="no outcomes and no published result"))
+                continue
+            if option.strategy == "rag" and full is not None:
+                belief = as_shown(full, belief, min(option.prompt_tokens / text_tokens, 1.0))
+            estimates.append(filled(option, belief, self._basis(option.strategy, profile)))
+        return choose("learned", features, profile, estimates, goal, [self._reason(features, profile, estimates)])
+
+    def _basis(self, strategy: str, profile: ModelProfile) -> str:
+        level = self.weights.level(strategy, profile)
+        if level is None:
+            return f"published results only, not calibrated: {_PUBLISHED[strategy][3]}"
+        source = self.weights.trained.get("source", "outcomes")
+        if level == "common":
+            return f"{source}, all models: nothing is known of {profile.name}"
+        return f"{source}, " + (f"models of {level.replace(':', ' ')}" if ":" in level else f"outcomes of {level}")
+
+    def _reason(self, features: Features, profile: ModelProfile, estimates: Sequence[Estimate]) -> str:
+        shares = dict(zip(TASKS, _task_shares(features), strict=True))
+        ranked = sorted(shares.items(), key=lambda item: -item[1])
+        kinds = " or ".join(f"{task} ({share:.2f})" for task, share in ranked[: 1 if ranked[0][1] >= 0.6 else 2])
+        known = ", ".join(f"{e.strategy} {e.quality:.2f}" for e in estimates if e.quality is not None)
+        guessed = [e.strategy for e in estimates if self.weights.level(e.strategy, profile) is None]
+        doubt = f" Not calibrated: {', '.join(guessed)}." if guessed else ""
+        return (
+            f"Asked like a {kinds} question about {features.document_tokens:,} tokens; outcomes lead to expect "
+            f"{known} right.{doubt}"
+        )
+
+
+def _logistic(z: float) -> float:
+    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+
+def _rounded(values: Floats) -> Any:
+    return np.vectorize(lambda value: float(f"{value:.4g}"))(values).tolist()
+
+
+@cache
+def shipped() -> LearnedWeights:
+    """The weights that come with longroute."""
+    text = resources.files(__package__).joinpath("weights", "learned.json").read_text(encoding="utf-8")
+    return LearnedWeights.from_json(json.loads(text))

@@ -1,0 +1,120 @@
+"""Outcomes and a policy → the numbers of a report: what the policy would have chosen on cases it did not learn from.
+
+Cross-fitting: cases are split by group, and each part is judged by weights adapted to the others only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+
+import numpy as np
+
+from ...policies.learned import Learned, LearnedWeights
+from ..core import Decision, Estimate, Goal, ModelProfile, Policy, Prefer
+from ..errors import CalibrationError
+from .fit import adapt
+from .outcomes import Outcome
+from .report import Evaluation, Risk
+
+PREFER: tuple[Prefer, ...] = ("quality", "balanced", "cheap")
+FOLDS = 5
+ProfileOf = Callable[[str], ModelProfile]
+Cell = Mapping[str, Outcome]  # strategy → outcome of one case and model
+
+
+def cross_fitted(weights: LearnedWeights, outcomes: Sequence[Outcome], profile_of: ProfileOf) -> list[Policy]:
+    """One policy per fold, adapted to the outcomes of every other fold. Raises CalibrationError on a single group."""
+    if len({outcome.group for outcome in outcomes}) < 2:
+        raise CalibrationError("All outcomes are of one group of documents: nothing is left to judge a fit on.")
+    policies: list[Policy] = []
+    for fold in range(FOLDS):
+        others = [outcome for outcome in outcomes if fold_of(outcome.group) != fold]
+        fitted = adapt(weights, others, profile_of, trained={})[0] if others else weights
+        policies.append(Learned(fitted))
+    return policies
+
+
+def fold_of(group: str, folds: int = FOLDS) -> int:
+    """By hash, so that a group stays in its fold when others come or go."""
+    return int.from_bytes(hashlib.blake2b(group.encode("utf-8", "surrogatepass"), digest_size=4).digest()) % folds
+
+
+def cells(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Cell]:
+    """Outcomes by case and model, in order of first appearance; of several alike the last counts."""
+    grouped: dict[tuple[str, str], dict[str, Outcome]] = defaultdict(dict)
+    for outcome in outcomes:
+        grouped[outcome.case_id, outcome.model][outcome.strategy] = outcome
+    return grouped
+
+
+def decisions(cell: Cell, policy: Policy, profile_of: ProfileOf) -> dict[Prefer, Decision]:
+    """What a policy chooses among the strategies that have an outcome, at their measured tokens and cost."""
+    any_outcome = next(iter(cell.values()))
+    options = [
+        Estimate(
+            strategy,
+            outcome.prompt_tokens,
+            outcome.completion_tokens,
+            outcome.cached_tokens,
+            cost_usd=None if outcome.cost_usd is None else Decimal(str(outcome.cost_usd)),
+            latency_s=outcome.latency_s,
+        )
+        for strategy, outcome in sorted(cell.items())
+    ]
+    profile = profile_of(any_outcome.model)
+    return {prefer: policy.decide(any_outcome.features, profile, options, Goal(prefer)) for prefer in PREFER}
+
+
+def evaluate(
+    outcomes: Sequence[Outcome],
+    policy_of: Callable[[str], Policy],
+    profile_of: ProfileOf,
+    *,
+    risk: Risk | None = None,
+    notes: Sequence[str] = (),
+    title: str = "Calibration report",
+) -> Evaluation:
+    """policy_of: group → the policy that judges it, fitted without it."""
+    table = cells(outcomes)
+    strategies = sorted({outcome.strategy for outcome in outcomes})
+    shape = len(table), len(strategies)
+    score, tokens, cost, predicted = (np.full(shape, np.nan) for _ in range(4))
+    intervals = np.full((*shape, 2), np.nan)
+    chosen = {prefer: np.zeros(shape[0], dtype=np.intp) for prefer in PREFER}
+    reasons: dict[str, list[Sequence[str]]] = {prefer: [] for prefer in PREFER}
+    for row, cell in enumerate(table.values()):
+        group = next(iter(cell.values())).group
+        made = decisions(cell, policy_of(group), profile_of)
+        for prefer, decision in made.items():
+            chosen[prefer][row] = strategies.index(decision.strategy)
+            reasons[prefer].append(decision.reasons)
+        for estimate in made["balanced"].estimates:
+            column, outcome = strategies.index(estimate.strategy), cell[estimate.strategy]
+            score[row, column] = outcome.score
+            tokens[row, column] = outcome.prompt_tokens
+            cost[row, column] = np.nan if outcome.cost_usd is None else outcome.cost_usd
+            if estimate.quality is not None and estimate.quality_interval is not None:
+                predicted[row, column] = estimate.quality
+                intervals[row, column] = estimate.quality_interval
+    first = [next(iter(cell.values())) for cell in table.values()]
+    return Evaluation(
+        strategies=strategies,
+        ids=[outcome.case_id for outcome in first],
+        groups=[outcome.group for outcome in first],
+        models=[outcome.model for outcome in first],
+        tasks=[outcome.task or "unlabelled" for outcome in first],
+        lengths=np.array([float(outcome.features.document_tokens) for outcome in first]),
+        score=score,
+        tokens=tokens,
+        cost=cost,
+        predicted=predicted,
+        intervals=intervals,
+        chosen={str(prefer): values for prefer, values in chosen.items()},
+        reasons=reasons,
+        risk=risk,
+        notes=tuple(notes),
+        title=title,
+    )

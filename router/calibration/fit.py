@@ -1,0 +1,157 @@
+"""Outcomes → weights of the `learned` policy.
+
+One step does everything: Bayesian logistic regression from a prior belief (`update`). Training from nothing applies it
+down the levels: all models, then each tier from there, then each model from its tier. Fitting to one's own outcomes
+applies it once more, from what is shipped: with few outcomes the belief stays where it was, with many it follows them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ...policies.learned import INPUTS, Floats, LearnedWeights, WeightBelief, inputs
+from ..core import ModelProfile
+from ..errors import CalibrationError
+from .outcomes import Outcome, to_line
+
+# Standard deviations of logistic weights, on scaled inputs: how far a belief may lie from the one above it before
+# anything was seen. Chosen by cross-validation in benchmarks/lara_routing.py; flat within a factor of two.
+COMMON_DEVIATION = 0.7
+TIER_DEVIATION = 0.35
+MODEL_DEVIATION = 0.35
+OWN_DEVIATION = 0.5  # of a user's documents from the public ones
+
+FEWEST = 30  # outcomes of a strategy below which a fit is told to be thin
+
+
+def update(prior: WeightBelief, rows: Floats, scores: Floats, weight: float = 1.0, steps: int = 25) -> WeightBelief:
+    """Belief after outcomes: the mode of the posterior and its Laplace covariance.
+
+    rows: shape (n, p), scaled inputs; scores: shape (n,), in [0, 1], soft labels allowed.
+    weight: of each outcome, below 1 where several share what made them right (one case answered by many models).
+    Newton's method from the prior mean; the log posterior is concave, so it converges.
+    """
+    precision = np.linalg.inv(prior.covariance)
+    mean = prior.mean.copy()
+    curvature = precision
+    for _ in range(steps):
+        expected = 1 / (1 + np.exp(-np.clip(rows @ mean, -30, 30)))
+        gradient = precision @ (mean - prior.mean) + weight * rows.T @ (expected - scores)
+        curvature = precision + weight * (rows * (expected * (1 - expected))[:, None]).T @ rows
+        step = np.linalg.solve(curvature, gradient)
+        mean = mean - step
+        if float(np.abs(step).max(initial=0.0)) < 1e-6:
+            break
+    return WeightBelief(mean, np.linalg.inv(curvature))
+
+
+def loosened(belief: WeightBelief, deviation: float) -> WeightBelief:
+    """The belief as a prior for something alike but not equal: with a variance of its own added."""
+    return WeightBelief(belief.mean, belief.covariance + deviation**2 * np.eye(len(belief.mean)))
+
+
+def train(
+    outcomes: Iterable[Outcome],
+    profile_of: Callable[[str], ModelProfile],
+    *,
+    trained: Mapping[str, object],
+) -> LearnedWeights:
+    """Weights from nothing but outcomes. Raises CalibrationError where there are none."""
+    rows = list(outcomes)
+    if not rows:
+        raise CalibrationError("There are no outcomes to learn from.")
+    raw = np.array([inputs(outcome.features) for outcome in rows])
+    center, scale = np.nanmean(raw, axis=0), np.nanstd(raw, axis=0)
+    tasks = slice(0, INPUTS.index("coverage"))  # shares of tasks are on one scale already
+    center[tasks], scale[tasks] = 0.0, 1.0
+    center, scale = np.nan_to_num(center), np.where((scale > 0) & np.isfinite(scale), scale, 1.0)
+    scaled = np.nan_to_num((raw - center) / scale)
+    scores = np.array([outcome.score for outcome in rows])
+    tier_of = {model: profile_of(model).tier for model in {outcome.model for outcome in rows}}
+
+    beliefs: dict[str, dict[str, WeightBelief]] = {}
+    for strategy in sorted({outcome.strategy for outcome in rows}):
+        mine = np.array([outcome.strategy == strategy for outcome in rows])
+        models = np.array([outcome.model for outcome in rows])
+        nothing = WeightBelief(np.zeros(len(INPUTS)), np.diag(np.full(len(INPUTS), COMMON_DEVIATION**2)))
+        common = update(nothing, scaled[mine], scores[mine], _weight(models[mine]))
+        levels = {}
+        tiers = sorted(set(tier_of.values()))
+        for tier in tiers:
+            of_tier = mine & np.array([tier_of[model] == tier for model in models])
+            belief = update(
+                loosened(common, TIER_DEVIATION), scaled[of_tier], scores[of_tier], _weight(models[of_tier])
+            )
+            levels[f"tier:{tier}"] = loosened(belief, MODEL_DEVIATION)  # as believed of a model not seen
+            for model in sorted({m for m in models[of_tier]}):
+                own = of_tier & (models == model)
+                levels[str(model)] = update(loosened(belief, MODEL_DEVIATION), scaled[own], scores[own])
+        between = math.hypot(TIER_DEVIATION, MODEL_DEVIATION)
+        beliefs[strategy] = {"common": loosened(common, between), **levels}
+    return LearnedWeights(center, scale, beliefs, {**trained, **_described(rows)})
+
+
+def adapt(
+    weights: LearnedWeights,
+    outcomes: Iterable[Outcome],
+    profile_of: Callable[[str], ModelProfile],
+    *,
+    trained: Mapping[str, object],
+) -> tuple[LearnedWeights, tuple[str, ...]]:
+    """Weights moved towards one's own outcomes, and notes on where they are thin. Raises CalibrationError on none.
+
+    A strategy without a belief starts from that of `full`, loosely.
+    """
+    rows = list(outcomes)
+    if not rows:
+        raise CalibrationError("There are no outcomes to fit to. Run `longroute calibrate run` first.")
+    grouped: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    for outcome in rows:
+        grouped[outcome.strategy, outcome.model].append(outcome)
+    beliefs = {strategy: dict(levels) for strategy, levels in weights.beliefs.items()}
+    notes = []
+    for (strategy, model), own in sorted(grouped.items()):
+        profile = profile_of(model)
+        level = weights.level(strategy, profile)
+        if level is not None:
+            prior = loosened(weights.beliefs[strategy][level], OWN_DEVIATION)
+        else:
+            like = weights.level("full", profile)
+            start = weights.beliefs["full"][like].mean if like else np.zeros(len(INPUTS))
+            prior = WeightBelief(start, np.eye(len(INPUTS)))
+        scaled = np.array([weights.scaled(outcome.features) for outcome in own])
+        scores = np.array([outcome.score for outcome in own])
+        beliefs.setdefault(strategy, {})[_level_name(model)] = update(prior, scaled, scores)
+        if len(own) < FEWEST:
+            notes.append(f"{strategy} on {model}: {len(own)} outcomes; below {FEWEST} the interval stays wide.")
+        if len(set(scores)) == 1:
+            notes.append(
+                f"{strategy} on {model}: every score is {scores[0]:g}; nothing tells good cases from bad ones."
+            )
+    description = {**trained, "adapted_from": weights.trained.get("fingerprint", ""), **_described(rows)}
+    return replace(weights, beliefs=beliefs, trained=description), tuple(notes)
+
+
+def _level_name(model: str) -> str:
+    return model.lower().rpartition("/")[2]
+
+
+def _weight(models: Sequence[str] | np.ndarray) -> float:
+    """Outcomes of several models on the same cases carry less than as many cases would: the square root of the models."""
+    return 1 / math.sqrt(max(len(set(models)), 1))
+
+
+def _described(rows: Sequence[Outcome]) -> dict[str, object]:
+    digest = hashlib.blake2b("\n".join(sorted(map(to_line, rows))).encode("utf-8", "surrogatepass"), digest_size=8)
+    return {
+        "fingerprint": digest.hexdigest(),
+        "outcomes": len(rows),
+        "cases": len({row.case_id for row in rows}),
+        "groups": len({row.group for row in rows}),
+    }
