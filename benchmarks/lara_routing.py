@@ -25,11 +25,11 @@ import numpy.typing as npt
 from longroute.policies import policy_file
 from longroute.policies.decision_rule import LAMBDA
 from longroute.policies.lara import quality as lara_quality
-from longroute.policies.learned import LearnedWeights, inputs
+from longroute.policies.learned import LearnedWeights, inputs, published_logit
 from longroute.retrievers.corpus import BM25Retriever
 from longroute.router.calibration.fit import train
 from longroute.router.calibration.outcomes import Outcome
-from longroute.router.core import Document, Features, ModelProfile, Request, Tier
+from longroute.router.core import Document, Features, ModelProfile, Prefer, Request, Tier
 from longroute.router.features import extract
 from longroute.router.lara_task import LARA_TASKS, ngrams
 from longroute.router.models import profile_of
@@ -42,6 +42,7 @@ RESULTS = Path(__file__).parent / "results" / "lara_routing"
 WEIGHTS = Path(__file__).parents[1] / "policies" / "weights"
 RAG_TOKENS = 3_300
 FOLDS, INNER = 10, 5
+PREFERENCES: tuple[Prefer, ...] = ("quality", "balanced", "cheap")
 TASK = {"location": "lookup", "reasoning": "reasoning", "comp": "comparison", "hallu": "unanswerable"}
 # LaRA's folders by the names that people use, with the tiers of the shipped profiles.
 MODELS: dict[str, tuple[str, Tier]] = {
@@ -183,7 +184,7 @@ def with_shares(lara: Lara, shares: Floats) -> list[Features]:
     ]
 
 
-# ---- predictors: P(correct) of every case, model and strategy, shape (n, 13, 2) ----------------------------------------
+# ---- predictors: P(correct) of every case, model and strategy, shape (n, 13, 2) --------------------------------------
 
 
 def outcomes(lara: Lara, features: list[Features], cases: Ints, models: list[int]) -> list[Outcome]:
@@ -197,47 +198,50 @@ def outcomes(lara: Lara, features: list[Features], cases: Ints, models: list[int
     ]
 
 
-def learned(lara: Lara, features: list[Features], learn: Ints, models: list[int]) -> Floats:
+def learned(lara: Lara, features: list[Features], learn: Ints, test: Ints, models: list[int]) -> Floats:
     weights = train(
         outcomes(lara, features, learn, models),
         {profile.name: profile for profile in lara.profiles}.__getitem__,
         trained={},
     )
-    return predicted(lara, features, weights)
+    return predicted(lara, [features[i] for i in test], weights)
 
 
 def predicted(lara: Lara, features: list[Features], weights: LearnedWeights) -> Floats:
     scaled = [weights.scaled(f) for f in features]
-    result = np.zeros(lara.soft.shape)
+    result = np.zeros((len(features), len(lara.profiles), 2))
     for j, profile in enumerate(lara.profiles):
         for s, strategy in enumerate(("full", "rag")):
             level = weights.level(strategy, profile)
             assert level is not None
             belief = weights.beliefs[strategy][level]
-            result[:, j, s] = [belief.predict(row).mean for row in scaled]
+            result[:, j, s] = [
+                belief.predict(row, published_logit(f, profile, strategy)).mean
+                for row, f in zip(scaled, features, strict=True)
+            ]
     return result
 
 
-def prior(lara: Lara, features: list[Features], learn: Ints, models: list[int]) -> Floats:
+def prior(lara: Lara, features: list[Features], learn: Ints, test: Ints, models: list[int]) -> Floats:
     """The published table alone, with the same reading of the question."""
-    general = [replace(f, task=dict(f.lara_task)) for f in features]
+    general = [replace(features[i], task=dict(features[i].lara_task)) for i in test]
     return np.array([[[lara_quality(f, p, s).mean for s in ("full", "rag")] for p in lara.profiles] for f in general])
 
 
-def neighbours(lara: Lara, features: list[Features], learn: Ints, models: list[int]) -> Floats:
+def neighbours(lara: Lara, features: list[Features], learn: Ints, test: Ints, models: list[int]) -> Floats:
     """Mean outcome of the 50 most similar training questions (TF-IDF of words), drawn to the model's mean."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectors = TfidfVectorizer(sublinear_tf=True, stop_words=None)
     training = vectors.fit_transform([lara.questions[i] for i in learn])
-    similar = (vectors.transform(lara.questions) @ training.T).toarray()
+    similar = (vectors.transform([lara.questions[i] for i in test]) @ training.T).toarray()
     nearest = np.argsort(-similar, axis=1)[:, :50]
     mean = lara.soft[learn].mean(axis=0)
     result: Floats = (50 * lara.soft[learn][nearest].mean(axis=1) + 10 * mean) / 60
     return result
 
 
-def clusters(lara: Lara, features: list[Features], learn: Ints, models: list[int]) -> Floats:
+def clusters(lara: Lara, features: list[Features], learn: Ints, test: Ints, models: list[int]) -> Floats:
     """Mean outcome of the training cases in the same of 16 clusters of the features."""
     from sklearn.cluster import KMeans
 
@@ -249,10 +253,10 @@ def clusters(lara: Lara, features: list[Features], learn: Ints, models: list[int
     for cluster in range(16):
         mine = learn[of[learn] == cluster]
         result[of == cluster] = (lara.soft[mine].sum(axis=0) + 10 * mean) / (len(mine) + 10)
-    return result
+    return result[test]
 
 
-def trees(lara: Lara, features: list[Features], learn: Ints, models: list[int]) -> Floats:
+def trees(lara: Lara, features: list[Features], learn: Ints, test: Ints, models: list[int]) -> Floats:
     """Gradient-boosted trees on the same features and the model's number, one per strategy."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
@@ -262,14 +266,14 @@ def trees(lara: Lara, features: list[Features], learn: Ints, models: list[int]) 
     def rows(cases: Ints) -> Floats:
         return np.hstack([np.repeat(raw[cases], count, axis=0), np.tile(np.arange(count), len(cases))[:, None]])
 
-    result = np.zeros(lara.soft.shape)
+    result = np.zeros((len(test), count, 2))
     for s in (0, 1):
         model = HistGradientBoostingRegressor(
             max_iter=120, learning_rate=0.06, max_leaf_nodes=12, min_samples_leaf=60, random_state=0,
             categorical_features=[raw.shape[1]],
         )  # fmt: skip
         model.fit(rows(learn), lara.soft[learn, :, s].ravel())
-        result[:, :, s] = model.predict(rows(np.arange(len(raw)))).reshape(-1, count)
+        result[:, :, s] = model.predict(rows(test)).reshape(-1, count)
     return result
 
 
@@ -300,7 +304,7 @@ def interval(lara: Lara, values: Floats, draws: int = 2000) -> tuple[float, floa
     return float(low), float(high)
 
 
-Predictor = Callable[[Lara, list[Features], Ints, list[int]], Floats]
+Predictor = Callable[[Lara, list[Features], Ints, Ints, list[int]], Floats]
 PREDICTORS: dict[str, Predictor] = {
     "lara prior": prior,
     "nearest neighbours": neighbours,
@@ -318,13 +322,13 @@ def cross_validated(lara: Lara) -> tuple[dict[str, Floats], Floats]:
     everyone = list(range(len(lara.profiles)))
     truth = with_shares(lara, np.array([[float(task == t) for t in LARA_TASKS] for task in lara.tasks]))
     for part in range(FOLDS):
-        learn, test = np.flatnonzero(fold != part), fold == part
+        learn, test = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
         shares = task_shares(lara, fold != part)
         read[test] = shares[test]
         features = with_shares(lara, shares)
         for name, predict in PREDICTORS.items():
-            quality[name][test] = predict(lara, features, learn, everyone)[test]
-        quality["learned, true task"][test] = learned(lara, truth, learn, everyone)[test]
+            quality[name][test] = predict(lara, features, learn, test, everyone)
+        quality["learned, true task"][test] = learned(lara, truth, learn, test, everyone)
     return quality, read
 
 
@@ -335,24 +339,22 @@ def left_out(lara: Lara) -> dict[str, dict[str, float]]:
     result = {}
     for j, profile in enumerate(lara.profiles):
         others = [k for k in range(len(lara.profiles)) if k != j]
+        # Under another name, or the published table would know it.
+        unnamed = replace(lara, profiles=[replace(p, name="new") if p is profile else p for p in lara.profiles])
         quality = np.zeros((len(lara.ids), 2))
         single = np.zeros(len(lara.ids))
         for part in range(5):
-            learn, test = np.flatnonzero(fold != part), fold == part
-            quality[test] = learned(lara, with_shares(lara, shares[part]), learn, others)[test, j]
+            learn, test = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
+            quality[test] = learned(unnamed, with_shares(lara, shares[part]), learn, test, others)[:, j]
             peers = [k for k in others if lara.profiles[k].tier == profile.tier] or others
             best = int(lara.soft[learn][:, peers].mean(axis=(0, 1)).argmax())
             single[test] = lara.strict[test, j, best]
         row = {"best single by other models": single.mean()}
-        for prefer in ("quality", "balanced"):
-            full = route(replace_quality(lara, quality, j), quality[:, None], LAMBDA[prefer])[:, 0]
+        for prefer in PREFERENCES[:2]:
+            full = route(lara, quality[:, None], LAMBDA[prefer])[:, 0]
             row[prefer] = np.where(full, lara.strict[:, j, 0], lara.strict[:, j, 1]).mean()
         result[profile.name] = {name: 100 * float(value) for name, value in row.items()}
     return result
-
-
-def replace_quality(lara: Lara, quality: Floats, model: int) -> Lara:
-    return lara  # `route` reads lengths only
 
 
 def fit(lara: Lara) -> None:
@@ -403,9 +405,9 @@ def report(
         ("best single per model, in hindsight", best_single, results(lara, np.tile(single == 0, (len(best), 1)))[1]),
     ]
     rows += [
-        (f"{name}, {prefer}", *results(lara, route(lara, values, LAMBDA[prefer])))  # type: ignore[index]
+        (f"{name}, {prefer}", *results(lara, route(lara, values, LAMBDA[prefer])))
         for name, values in quality.items()
-        for prefer in ("quality", "balanced", "cheap")
+        for prefer in PREFERENCES
     ]
     rows.append(
         ("oracle", lara.strict.max(axis=2).mean(axis=1), results(lara, lara.strict[:, :, 0] > lara.strict[:, :, 1])[1])
@@ -425,8 +427,8 @@ def report(
     accuracy = float((np.array(LARA_TASKS)[read.argmax(axis=1)] == lara.tasks).mean())
     lines += [
         "",
-        f"The task is read right from the question alone in {accuracy:.1%} of cases. `true task` is told it: the ceiling "
-        "of what these features can carry.",
+        f"The task is read right from the question alone in {accuracy:.1%} of cases. `true task` is told it: the "
+        "ceiling of what these features can carry.",
         "",
         "## At equal tokens",
         "",
@@ -447,7 +449,7 @@ def report(
     chosen = {prefer: route(lara, quality["learned"], LAMBDA[prefer]) for prefer in LAMBDA}
     for j, profile in enumerate(lara.profiles):
         full, rag = lara.strict[:, j, 0], lara.strict[:, j, 1]
-        routed = [np.where(chosen[p][:, j], full, rag).mean() for p in ("quality", "balanced", "cheap")]  # type: ignore[index]
+        routed = [np.where(chosen[p][:, j], full, rag).mean() for p in PREFERENCES]
         cells = [full.mean(), rag.mean(), *routed, np.maximum(full, rag).mean()]
         lines.append(f"| {profile.name} | {' | '.join(f'{100 * cell:.1f}' for cell in cells)} |")
     means = {name: np.mean([row[name] for row in held_out.values()]) for name in next(iter(held_out.values()))}
@@ -475,8 +477,8 @@ def report(
     where = measured_on("numpy", "scikit-learn")
     lines += [
         "",
-        f"`{where['command']}`, {time.perf_counter() - started:.0f} s. {where['processor']}; {where['versions']}; commit "
-        f"{where['commit']}.",
+        f"`{where['command']}`, {time.perf_counter() - started:.0f} s. {where['processor']}; {where['versions']}; "
+        f"commit {where['commit']}.",
         "",
     ]
     print("\n".join(lines))

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from ..router.core import Decision, Estimate, Features, Goal, ModelProfile, Task
 from .decision_rule import choose
 from .lara import Belief, as_shown, filled
+from .lara import quality as lara_quality
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,6 +44,8 @@ INPUTS = (
     "entropy",
     "spread",
 )
+
+_EVIDENCE = INPUTS.index("coverage")  # from here on; shares of tasks come before
 
 # Tasks that LaRA does not have are read as the one that asks for the same of a reader.
 _BORROWED: Mapping[Task, Task] = {"aggregation": "comparison", "summary": "comparison", "code": "reasoning"}
@@ -77,6 +80,24 @@ def inputs(features: Features) -> Floats:
     return np.array([*shares, *(share * octaves for share in shares), *found])
 
 
+def scaled(raw: Floats, center: Floats, scale: Floats) -> Floats:
+    """Inputs on the scale of training. raw: shape (..., p).
+
+    Evidence is cut at 1.5 standard deviations: linear models go wrong where nothing was seen, such as at questions of
+    two words, and within LaRA the cut made predictions better, too.
+    """
+    standard = np.nan_to_num((raw - center) / scale)
+    standard[..., _EVIDENCE:] = np.clip(standard[..., _EVIDENCE:], -1.5, 1.5)
+    return standard
+
+
+def published_logit(features: Features, profile: ModelProfile, strategy: str) -> float:
+    """Log odds that the published table leads to expect: where learning starts. Other strategies start at full's."""
+    read = replace(features, task=dict(zip(TASKS, _task_shares(features), strict=True)))
+    mean = min(max(lara_quality(read, profile, "rag" if strategy == "rag" else "full").mean, 0.02), 0.98)
+    return math.log(mean / (1 - mean))
+
+
 def _task_shares(features: Features) -> list[float]:
     """LaRA's own reading of the question, but for the share that the general classifier gives to other tasks."""
     own = features.lara_task or {task: features.task.get(task, 0.0) for task in TASKS}
@@ -95,13 +116,13 @@ class WeightBelief:
     mean: Floats
     covariance: Floats
 
-    def predict(self, scaled: Floats) -> Belief:
-        """P(correct) and the variance of our belief in it. scaled: shape (p,).
+    def predict(self, scaled: Floats, offset: float = 0.0) -> Belief:
+        """P(correct) and the variance of our belief in it.
 
-        The mean over the belief by MacKay's approximation (1992, Neural Computation 4:720), the variance by the delta
-        method.
+        scaled: shape (p,); offset: where the logit starts, `published_logit`. The mean over the belief is MacKay's
+        approximation (1992, Neural Computation 4:720), the variance the delta method's.
         """
-        logit, doubt = float(scaled @ self.mean), float(scaled @ self.covariance @ scaled)
+        logit, doubt = offset + float(scaled @ self.mean), float(scaled @ self.covariance @ scaled)
         mean = _logistic(logit / math.sqrt(1 + math.pi * doubt / 8))
         return Belief(mean, (mean * (1 - mean)) ** 2 * doubt)
 
@@ -117,7 +138,7 @@ class LearnedWeights:
 
     def scaled(self, features: Features) -> Floats:
         """Inputs on the scale of training; what is missing counts as average."""
-        return np.nan_to_num((inputs(features) - self.center) / self.scale)
+        return scaled(inputs(features), self.center, self.scale)
 
     def level(self, strategy: str, profile: ModelProfile) -> str | None:
         """The closest level that has a belief about a strategy, for a model."""
@@ -132,14 +153,15 @@ class LearnedWeights:
         """Raises KeyError, TypeError or ValueError for anything that `to_json` did not make."""
         if (row["kind"], row["version"], tuple(row["inputs"])) != ("learned", VERSION, INPUTS):
             raise ValueError("it was written by another version; run `longroute calibrate fit` again")
+        width = len(INPUTS)
         beliefs = {
             strategy: {
-                level: WeightBelief(np.array(belief["mean"]), np.array(belief["covariance"]))
-                for level, belief in levels.items()
+                level: WeightBelief(_array(belief["mean"], width), _array(belief["covariance"], width, width))
+                for level, belief in dict(levels).items()
             }
-            for strategy, levels in row["beliefs"].items()
+            for strategy, levels in dict(row["beliefs"]).items()
         }
-        return cls(np.array(row["center"]), np.array(row["scale"]), beliefs, row["trained"])
+        return cls(_array(row["center"], width), _array(row["scale"], width), beliefs, dict(row["trained"]))
 
     def to_json(self) -> dict[str, Any]:
         """Numbers to four significant digits: enough for beliefs, and a tenth of the size."""
@@ -174,7 +196,8 @@ class Learned:
         """P(correct) of a strategy; None where neither outcomes nor publications say anything."""
         level = self.weights.level(strategy, profile)
         if level is not None:
-            return self.weights.beliefs[strategy][level].predict(self.weights.scaled(features))
+            offset = published_logit(features, profile, strategy)
+            return self.weights.beliefs[strategy][level].predict(self.weights.scaled(features), offset)
         if strategy in _PUBLISHED:
             like, difference, deviation, _ = _PUBLISHED[strategy]
             if base := self.quality(features, profile, like):
@@ -203,7 +226,9 @@ class Learned:
         source = self.weights.trained.get("source", "outcomes")
         if level == "common":
             return f"{source}, all models: nothing is known of {profile.name}"
-        return f"{source}, " + (f"models of {level.replace(':', ' ')}" if ":" in level else f"outcomes of {level}")
+        return f"{source}, " + (
+            f"models of tier {level.removeprefix('tier:')}" if level.startswith("tier:") else f"outcomes of {level}"
+        )
 
     def _reason(self, features: Features, profile: ModelProfile, estimates: Sequence[Estimate]) -> str:
         shares = dict(zip(TASKS, _task_shares(features), strict=True))
@@ -220,6 +245,13 @@ class Learned:
 
 def _logistic(z: float) -> float:
     return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+
+def _array(values: object, *shape: int) -> Floats:
+    array = np.array(values, dtype=np.float64)
+    if array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(f"numbers of shape {shape} were expected, all finite; these have shape {array.shape}")
+    return array
 
 
 def _rounded(values: Floats) -> Any:

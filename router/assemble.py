@@ -10,9 +10,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core import Backend, Call, EvidenceSource, Goal, Policy, Reply, Request, Retriever, Strategy
+from .core import Answer, Backend, Call, EvidenceSource, Goal, Policy, Reply, Request, Retriever, Strategy
 from .errors import ConfigError
-from .router import BaseRouter
+from .router import BaseRouter, Recorder
 from .settings import Settings, default_cache_dir, load_settings
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Router(BaseRouter):
                 allowed=settings.allowed,
                 max_output_tokens=settings.max_output_tokens,
             ),
+            record_outcome=make_recorder(settings),
         )
 
 
@@ -124,6 +125,23 @@ def _fixed(argument: str) -> Policy:
 
 
 _POLICIES: Mapping[str, Callable[[str], Policy]] = {"learned": _learned, "lara": _lara, "fixed": _fixed}
+
+
+# ---- outcomes --------------------------------------------------------------------------------------------------------
+
+
+def make_recorder(settings: Settings) -> Recorder | None:
+    """Appends to the configured outcome file; None where there is none."""
+    path = settings.outcomes_file
+    if path is None:
+        return None
+
+    def record(answer: Answer, score: float, *, case_id: str, task: str, group: str) -> None:
+        from .calibration.outcomes import append, of_answer
+
+        append(path, of_answer(answer, score, case_id=case_id, task=task, group=group))
+
+    return record
 
 
 # ---- retrieval -------------------------------------------------------------------------------------------------------

@@ -192,7 +192,8 @@ def features(question: str) -> dict[str, float]:
         else:
             units.append("0" if token.isdigit() else token)
     found[f"length: {min(len(units).bit_length(), 7)}"] = 1.0
-    grams = {*units[1:], *(f"{a} {b}" for a, b in pairwise(units))}
+    # In order of appearance, not a set: sums over it are the same in every process.
+    grams = dict.fromkeys((*units[1:], *(f"{a} {b}" for a, b in pairwise(units))))
     return found | dict.fromkeys(grams, 1 / math.sqrt(max(len(grams), 1)))
 
 

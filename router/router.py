@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
+import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import replace
 from decimal import Decimal
-from typing import TypedDict, Unpack, get_args
+from typing import Protocol, TypedDict, Unpack, get_args
 
 from .core import (
     Answer,
@@ -50,6 +51,12 @@ class Options(TypedDict, total=False):
     max_output_tokens: int
 
 
+class Recorder(Protocol):
+    """Keeps how right an answer was, for calibration. Raises RouterError where it cannot."""
+
+    def __call__(self, answer: Answer, score: float, *, case_id: str, task: str, group: str) -> None: ...
+
+
 class BaseRouter:
     """Routes questions about documents.
 
@@ -57,6 +64,7 @@ class BaseRouter:
     profile_of, counter_of: what is known about a model, and how its tokens are counted.
     evidence: cheap look at how findable an answer is; None where there is no such look.
     defaults: what holds for requests that do not say otherwise.
+    record_outcome: where `record` leaves its outcomes; None where nothing is kept.
 
     Every method takes the question, the documents (texts or Documents) and, by keyword, the fields of `Options`. All
     raise ConfigError, DocumentError, ContextTooLong or NoFeasibleStrategy before anything is sent, and the answering
@@ -73,6 +81,7 @@ class BaseRouter:
         counter_of: Callable[[ModelProfile], TokenCounter],
         evidence: EvidenceSource | None,
         defaults: Request,
+        record_outcome: Recorder | None = None,
     ) -> None:
         self._backend = _Priced(backend, profile_of)
         self._strategies = dict(strategies)
@@ -81,6 +90,7 @@ class BaseRouter:
         self._counter_of = counter_of
         self._evidence = evidence
         self._defaults = defaults
+        self._record_outcome = record_outcome
         self._prompt_caches = PromptCacheLedger()
         self._token_counts = _TokenCounts()
 
@@ -108,6 +118,24 @@ class BaseRouter:
         with closing(stream(self._plan(request, decision), self._backend)) as pieces:
             for piece in pieces:
                 yield piece if isinstance(piece, str) else self._learn(request, piece)
+
+    def record(self, answer: Answer, score: float, *, case_id: str = "", task: str = "", group: str = "") -> None:
+        """Keep how right an answer of this router was, in [0, 1], for fitting the policy and for the check of drift.
+
+        case_id: names the question; a new one if empty. task: the true question type, where it is known.
+        group: what questions about the same documents share; the case alone if empty.
+        Of question, documents and answer no text is kept. May be called from several threads and processes.
+        """
+        if self._record_outcome is None:
+            raise ConfigError("There is nowhere to record outcomes. Name a file for them in the setting outcomes_file.")
+        if not 0 <= score <= 1:
+            raise ConfigError(f"score = {score!r}; it must lie between 0 (wrong) and 1 (right).")
+        if answer.decision is None:
+            raise ConfigError(
+                "This answer carries no decision to learn from. Record answers as a router returned them."
+            )
+        case_id = case_id or uuid.uuid4().hex
+        self._record_outcome(answer, score, case_id=case_id, task=task, group=group or case_id)
 
     async def aclose(self) -> None:
         """Release the backend's connections. The router can be used again afterwards."""

@@ -60,6 +60,10 @@ class Settings(BaseSettings):
         description="`default` is the offline MiniLM, `none` is BM25 alone, else a sentence-transformers model.",
     )
 
+    outcomes_file: Path | None = Field(
+        None, description="File to which `Router.record` appends how right answers were; holds no text."
+    )
+
     cache_dir: Path | None = Field(None, description="Where embeddings are cached; `~/.cache/longroute` if unset.")
     cache: bool = Field(True, description="Whether to cache on disk. Document text is never stored.")
     cache_size_mb: int = Field(1024, ge=1, description="Bound on that cache.")

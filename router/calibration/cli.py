@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -25,7 +26,8 @@ app = typer.Typer(
     help="""Fit the router to your own documents and model.
 
     `run` answers a set of questions with every strategy and scores the answers, `import` reads outcomes measured
-    elsewhere, `fit` makes a policy of outcomes. docs/calibration.md has an example from beginning to end.
+    elsewhere, `fit` makes a policy of outcomes, `report` shows what it is worth. docs/calibration.md has an example
+    from beginning to end.
     """,
 )
 out_console = Console(highlight=False, soft_wrap=True)
@@ -129,24 +131,98 @@ def import_command(
 def fit_command(
     outcomes: Annotated[list[Path], typer.Argument(help="Outcome files.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Policy file to write.")] = Path("policy.json"),
+    risk: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=0.5, help="Guarantee: most quality to lose against full, like 0.02."),
+    ] = None,
+    delta: Annotated[float, typer.Option(min=0.001, max=0.5, help="Chance that the guarantee is wrong.")] = 0.1,
 ) -> None:
     """Move the shipped policy towards your own outcomes. With few of them it stays close to where it was.
 
-    Example: `longroute calibrate fit outcomes.jsonl --out policy.json`
+    With `--risk` half of the document groups fit the policy and the other half show how far it may be trusted.
+
+    Example: `longroute calibrate fit outcomes.jsonl --risk 0.02 --out policy.json`
     """
-    from ...policies.learned import LearnedWeights
+    from ...policies import policy_file
+    from ...policies.learned import Learned, shipped
     from ..settings import load_settings
+    from .evaluate import fold_of, guaranteed
     from .fit import adapt
     from .observe import Observer
     from .outcomes import read_outcomes
 
-    trained = {"command": " ".join(["longroute calibrate fit", *map(str, outcomes)])}
+    trained = {"command": " ".join(["longroute calibrate fit", *map(str, outcomes)]), "source": "your own outcomes"}
     profile_of = Observer(load_settings()).profile
-    weights, notes = adapt(LearnedWeights.load(), read_outcomes(outcomes), profile_of, trained=trained)
-    weights.save(out)
-    out_console.print(f"Fitted to {weights.trained['outcomes']} outcomes of {weights.trained['cases']} cases: {out}")
+    rows = list(read_outcomes(outcomes))
+    kept_back = [row for row in rows if risk is not None and fold_of(row.group, 2)]
+    fitting = [row for row in rows if risk is None or not fold_of(row.group, 2)]
+    if risk is not None and not (kept_back and fitting):
+        raise CalibrationError("A guarantee needs outcomes on several groups of documents: half fit, half show.")
+    weights, notes = adapt(shipped(), fitting, profile_of, trained=trained)
+    guarantee = None
+    if risk is not None:
+        guarantee, _ = guaranteed(Learned(weights), kept_back, profile_of, epsilon=risk, delta=delta)
+    policy_file.write(out, weights, guarantee)
+    out_console.print(
+        f"Fitted to {weights.trained['outcomes']} outcomes of {weights.trained['cases']} cases: {escape(str(out))}"
+    )
+    if guarantee is not None:
+        out_console.print(f"{guarantee.statement}\n{guarantee.assumption}", markup=False)
+    out_console.print(f'Use it with `policy = "{out}"` in longroute.toml, or LONGROUTE_POLICY={out}.', markup=False)
     for note in notes:
         err.print(f"[yellow]note:[/] {escape(note)}")
+
+
+@app.command("report")
+def report_command(
+    outcomes: Annotated[list[Path], typer.Argument(help="Outcome files.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="HTML page to write; the numbers go beside it as JSON.")] = Path(
+        "report.html"
+    ),
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Judge this policy file as it is. Without one, fits are judged on cases kept from them."),
+    ] = None,
+    risk: Annotated[float, typer.Option(min=0.001, max=0.5, help="Loss against full for the risk curve.")] = 0.02,
+    delta: Annotated[float, typer.Option(min=0.001, max=0.5, help="Chance that the guarantee is wrong.")] = 0.1,
+) -> None:
+    """Show what the policy is worth: cost and quality against always-each and the oracle, calibration, regret, risk.
+
+    Example: `longroute calibrate report outcomes.jsonl --out report.html`
+    """
+    from ...policies import policy_file
+    from ...policies.learned import shipped
+    from ..core import Policy
+    from ..settings import load_settings
+    from .evaluate import cross_fitted, evaluate, fold_of, guaranteed
+    from .observe import Observer
+    from .outcomes import read_outcomes
+    from .page import render
+    from .report import measure
+
+    profile_of = Observer(load_settings()).profile
+    rows = list(read_outcomes(outcomes))
+    if not rows:
+        raise CalibrationError("There are no outcomes to report on. Run `longroute calibrate run` first.")
+    if policy is not None:
+        given = policy_file.read(policy)
+        judges: list[Policy] = [given]
+        curve_rows, notes = rows, [f"Judged: {policy} as it is. On the outcomes it was fitted to it looks too good."]
+    else:
+        judges = cross_fitted(shipped(), rows, profile_of)
+        curve_rows = [row for row in rows if fold_of(row.group, len(judges)) == 0]
+        notes = ["Judged by cross-fitting: each case by a policy fitted without its documents."]
+    try:
+        curve = guaranteed(judges[0], curve_rows, profile_of, epsilon=risk, delta=delta)
+    except CalibrationError as error:
+        curve = None
+        notes.append(f"No risk curve: {error}")
+    evaluation = evaluate(rows, lambda group: judges[fold_of(group, len(judges))], profile_of, risk=curve, notes=notes)
+    numbers = measure(evaluation)
+    out.write_text(render(numbers), encoding="utf-8")
+    beside = out.with_suffix(".json")
+    beside.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    out_console.print(f"{len(evaluation.ids):,} cases in {escape(str(out))}, their numbers in {escape(str(beside))}.")
 
 
 def _pair(text: str) -> tuple[str, str]:

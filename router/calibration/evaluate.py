@@ -13,11 +13,14 @@ from decimal import Decimal
 import numpy as np
 
 from ...policies.learned import Learned, LearnedWeights
+from ...policies.risk_controlled import FULL, Guarantee
 from ..core import Decision, Estimate, Goal, ModelProfile, Policy, Prefer
 from ..errors import CalibrationError
 from .fit import adapt
+from .metrics import Indices
 from .outcomes import Outcome
-from .report import Evaluation, Risk
+from .report import Evaluation
+from .risk import RiskPoint, choose_threshold
 
 PREFER: tuple[Prefer, ...] = ("quality", "balanced", "cheap")
 FOLDS = 5
@@ -42,7 +45,7 @@ def fold_of(group: str, folds: int = FOLDS) -> int:
     return int.from_bytes(hashlib.blake2b(group.encode("utf-8", "surrogatepass"), digest_size=4).digest()) % folds
 
 
-def cells(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Cell]:
+def cells(outcomes: Sequence[Outcome]) -> Mapping[tuple[str, str], Cell]:
     """Outcomes by case and model, in order of first appearance; of several alike the last counts."""
     grouped: dict[tuple[str, str], dict[str, Outcome]] = defaultdict(dict)
     for outcome in outcomes:
@@ -73,7 +76,7 @@ def evaluate(
     policy_of: Callable[[str], Policy],
     profile_of: ProfileOf,
     *,
-    risk: Risk | None = None,
+    risk: tuple[Guarantee, Sequence[RiskPoint]] | None = None,
     notes: Sequence[str] = (),
     title: str = "Calibration report",
 ) -> Evaluation:
@@ -83,8 +86,8 @@ def evaluate(
     shape = len(table), len(strategies)
     score, tokens, cost, predicted = (np.full(shape, np.nan) for _ in range(4))
     intervals = np.full((*shape, 2), np.nan)
-    chosen = {prefer: np.zeros(shape[0], dtype=np.intp) for prefer in PREFER}
-    reasons: dict[str, list[Sequence[str]]] = {prefer: [] for prefer in PREFER}
+    chosen: dict[Prefer, Indices] = {prefer: np.zeros(shape[0], dtype=np.intp) for prefer in PREFER}
+    reasons: dict[Prefer, list[Sequence[str]]] = {prefer: [] for prefer in PREFER}
     for row, cell in enumerate(table.values()):
         group = next(iter(cell.values())).group
         made = decisions(cell, policy_of(group), profile_of)
@@ -112,9 +115,38 @@ def evaluate(
         cost=cost,
         predicted=predicted,
         intervals=intervals,
-        chosen={str(prefer): values for prefer, values in chosen.items()},
+        chosen=chosen,
         reasons=reasons,
         risk=risk,
         notes=tuple(notes),
         title=title,
+    )
+
+
+def guaranteed(
+    policy: Policy, outcomes: Sequence[Outcome], profile_of: ProfileOf, *, epsilon: float, delta: float
+) -> tuple[Guarantee, tuple[RiskPoint, ...]]:
+    """How far `policy` may route away from `full`, shown on outcomes it was not fitted to.
+
+    Cases without an outcome of `full` cannot show anything and are left out. Raises CalibrationError where none is
+    left.
+    """
+    seen = evaluate(
+        [o for cell in cells(outcomes).values() if FULL in cell for o in cell.values()],
+        lambda group: policy,
+        profile_of,
+    )
+    if not seen.ids:
+        raise CalibrationError(f"No case has an outcome of {FULL}, so no loss against it can be bounded.")
+    known = seen.cost is not None and bool(np.isfinite(seen.cost).all()) and bool((seen.cost > 0).all())
+    cost = seen.cost if known and seen.cost is not None else seen.tokens + 1.0  # embedded models report no tokens
+    missing = ~np.isfinite(seen.score)
+    return choose_threshold(
+        seen.predicted,
+        np.where(missing, 0.0, seen.score),
+        np.where(missing, np.inf, cost),
+        strategies=seen.strategies,
+        models=sorted(set(seen.models)),
+        epsilon=epsilon,
+        delta=delta,
     )

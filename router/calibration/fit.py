@@ -15,38 +15,57 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...policies.learned import INPUTS, Floats, LearnedWeights, WeightBelief, inputs
+from ...policies.learned import INPUTS, Floats, LearnedWeights, WeightBelief, inputs, published_logit, scaled
 from ..core import ModelProfile
 from ..errors import CalibrationError
 from .outcomes import Outcome, to_line
 
 # Standard deviations of logistic weights, on scaled inputs: how far a belief may lie from the one above it before
-# anything was seen. Chosen by cross-validation in benchmarks/lara_routing.py; flat within a factor of two.
-COMMON_DEVIATION = 0.7
-TIER_DEVIATION = 0.35
-MODEL_DEVIATION = 0.35
+# anything was seen. Small, because learning starts from the published table; chosen by cross-validation on LaRA, where
+# every looser setting routed worse.
+COMMON_DEVIATION = 0.15
+LEVEL_DEVIATION = 0.05  # of a tier from all models, and of a model from its tier
+UNSEEN_DEVIATION = 0.35  # of a model without outcomes: what models of one tier differ by, for the interval
 OWN_DEVIATION = 0.5  # of a user's documents from the public ones
 
 FEWEST = 30  # outcomes of a strategy below which a fit is told to be thin
 
 
-def update(prior: WeightBelief, rows: Floats, scores: Floats, weight: float = 1.0, steps: int = 25) -> WeightBelief:
+def update(
+    prior: WeightBelief,
+    rows: Floats,
+    scores: Floats,
+    offsets: Floats | None = None,
+    *,
+    weight: float = 1.0,
+    steps: int = 25,
+) -> WeightBelief:
     """Belief after outcomes: the mode of the posterior and its Laplace covariance.
 
-    rows: shape (n, p), scaled inputs; scores: shape (n,), in [0, 1], soft labels allowed.
+    rows: shape (n, p), scaled inputs; scores: shape (n,), in [0, 1], soft labels allowed; offsets: shape (n,), added
+    to the logit, 0 without them.
     weight: of each outcome, below 1 where several share what made them right (one case answered by many models).
-    Newton's method from the prior mean; the log posterior is concave, so it converges.
+    Newton's method from the prior mean. The log posterior is concave, so it converges, but only with steps halved where
+    they overshoot: from a prior of 0.95, a hundred outcomes around 0.2 throw a whole step far past the mode.
     """
     precision = np.linalg.inv(prior.covariance)
     mean = prior.mean.copy()
+    start = np.zeros(len(rows)) if offsets is None else offsets
+
+    def loss(at: Floats) -> float:
+        logits, moved = start + rows @ at, at - prior.mean
+        return float(moved @ precision @ moved / 2 + weight * (np.logaddexp(0, logits) - scores * logits).sum())
+
     curvature = precision
     for _ in range(steps):
-        expected = 1 / (1 + np.exp(-np.clip(rows @ mean, -30, 30)))
+        expected = 1 / (1 + np.exp(-np.clip(start + rows @ mean, -30, 30)))
         gradient = precision @ (mean - prior.mean) + weight * rows.T @ (expected - scores)
         curvature = precision + weight * (rows * (expected * (1 - expected))[:, None]).T @ rows
         step = np.linalg.solve(curvature, gradient)
+        while np.abs(step).max() >= 1e-6 and loss(mean - step) > loss(mean):
+            step = step / 2
         mean = mean - step
-        if float(np.abs(step).max(initial=0.0)) < 1e-6:
+        if np.abs(step).max() < 1e-6:
             break
     return WeightBelief(mean, np.linalg.inv(curvature))
 
@@ -67,12 +86,14 @@ def train(
     if not rows:
         raise CalibrationError("There are no outcomes to learn from.")
     raw = np.array([inputs(outcome.features) for outcome in rows])
-    center, scale = np.nanmean(raw, axis=0), np.nanstd(raw, axis=0)
+    known = np.ma.masked_invalid(raw)
+    center, scale = known.mean(axis=0).filled(0.0), known.std(axis=0).filled(0.0)
     tasks = slice(0, INPUTS.index("coverage"))  # shares of tasks are on one scale already
     center[tasks], scale[tasks] = 0.0, 1.0
-    center, scale = np.nan_to_num(center), np.where((scale > 0) & np.isfinite(scale), scale, 1.0)
-    scaled = np.nan_to_num((raw - center) / scale)
+    scale = np.where(scale > 0, scale, 1.0)
+    rescaled = scaled(raw, center, scale)
     scores = np.array([outcome.score for outcome in rows])
+    starts = np.array([published_logit(o.features, profile_of(o.model), o.strategy) for o in rows])
     tier_of = {model: profile_of(model).tier for model in {outcome.model for outcome in rows}}
 
     beliefs: dict[str, dict[str, WeightBelief]] = {}
@@ -80,20 +101,24 @@ def train(
         mine = np.array([outcome.strategy == strategy for outcome in rows])
         models = np.array([outcome.model for outcome in rows])
         nothing = WeightBelief(np.zeros(len(INPUTS)), np.diag(np.full(len(INPUTS), COMMON_DEVIATION**2)))
-        common = update(nothing, scaled[mine], scores[mine], _weight(models[mine]))
+        common = update(nothing, rescaled[mine], scores[mine], starts[mine], weight=_weight(models[mine]))
         levels = {}
         tiers = sorted(set(tier_of.values()))
         for tier in tiers:
             of_tier = mine & np.array([tier_of[model] == tier for model in models])
             belief = update(
-                loosened(common, TIER_DEVIATION), scaled[of_tier], scores[of_tier], _weight(models[of_tier])
+                loosened(common, LEVEL_DEVIATION),
+                rescaled[of_tier],
+                scores[of_tier],
+                starts[of_tier],
+                weight=_weight(models[of_tier]),
             )
-            levels[f"tier:{tier}"] = loosened(belief, MODEL_DEVIATION)  # as believed of a model not seen
-            for model in sorted({m for m in models[of_tier]}):
+            levels[f"tier:{tier}"] = loosened(belief, UNSEEN_DEVIATION)  # as believed of a model not seen
+            for model in sorted(set(models[of_tier])):
                 own = of_tier & (models == model)
-                levels[str(model)] = update(loosened(belief, MODEL_DEVIATION), scaled[own], scores[own])
-        between = math.hypot(TIER_DEVIATION, MODEL_DEVIATION)
-        beliefs[strategy] = {"common": loosened(common, between), **levels}
+                prior = loosened(belief, LEVEL_DEVIATION)
+                levels[_level_name(model)] = update(prior, rescaled[own], scores[own], starts[own])
+        beliefs[strategy] = {"common": loosened(common, UNSEEN_DEVIATION), **levels}
     return LearnedWeights(center, scale, beliefs, {**trained, **_described(rows)})
 
 
@@ -113,11 +138,11 @@ def adapt(
         raise CalibrationError("There are no outcomes to fit to. Run `longroute calibrate run` first.")
     grouped: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in rows:
-        grouped[outcome.strategy, outcome.model].append(outcome)
+        grouped[outcome.strategy, _level_name(outcome.model)].append(outcome)
     beliefs = {strategy: dict(levels) for strategy, levels in weights.beliefs.items()}
     notes = []
     for (strategy, model), own in sorted(grouped.items()):
-        profile = profile_of(model)
+        profile = profile_of(own[0].model)
         level = weights.level(strategy, profile)
         if level is not None:
             prior = loosened(weights.beliefs[strategy][level], OWN_DEVIATION)
@@ -125,9 +150,10 @@ def adapt(
             like = weights.level("full", profile)
             start = weights.beliefs["full"][like].mean if like else np.zeros(len(INPUTS))
             prior = WeightBelief(start, np.eye(len(INPUTS)))
-        scaled = np.array([weights.scaled(outcome.features) for outcome in own])
+        own_rows = np.array([weights.scaled(outcome.features) for outcome in own])
         scores = np.array([outcome.score for outcome in own])
-        beliefs.setdefault(strategy, {})[_level_name(model)] = update(prior, scaled, scores)
+        starts = np.array([published_logit(outcome.features, profile, strategy) for outcome in own])
+        beliefs.setdefault(strategy, {})[model] = update(prior, own_rows, scores, starts)
         if len(own) < FEWEST:
             notes.append(f"{strategy} on {model}: {len(own)} outcomes; below {FEWEST} the interval stays wide.")
         if len(set(scores)) == 1:
@@ -143,7 +169,7 @@ def _level_name(model: str) -> str:
 
 
 def _weight(models: Sequence[str] | np.ndarray) -> float:
-    """Outcomes of several models on the same cases carry less than as many cases would: the square root of the models."""
+    """Outcomes of several models on the same cases carry less than as many cases: the root of the number of models."""
     return 1 / math.sqrt(max(len(set(models)), 1))
 
 

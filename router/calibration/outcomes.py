@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..core import Evidence, Features
+from ..core import Answer, Evidence, Features
 from ..errors import CalibrationError
 
 VERSION = 1
@@ -66,6 +66,42 @@ def features_from(row: Mapping[str, Any]) -> Features:
     """Features from their JSON form."""
     evidence = row["evidence"]
     return Features(**{**row, "evidence": Evidence(**evidence) if evidence else None})
+
+
+def of_answer(answer: Answer, score: float, *, case_id: str, task: str, group: str) -> Outcome:
+    """What an answer with a decision was worth, without its text.
+
+    latency_s: of the model calls one after another; the answer does not tell which of them ran side by side.
+    """
+    assert answer.decision is not None
+    usage = answer.usage
+    return Outcome(
+        case_id=case_id,
+        group=group,
+        model=answer.decision.model,
+        strategy=answer.strategy,
+        score=score,
+        features=answer.decision.features,
+        task=task,
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+        cost_usd=None if usage.cost_usd is None else float(usage.cost_usd),
+        latency_s=sum(call.latency_s for call in answer.calls),
+    )
+
+
+def append(path: Path, outcome: Outcome) -> None:
+    """Add a line to an outcome file, which need not exist. Raises CalibrationError where it cannot be written.
+
+    One unbuffered write in append mode, so that lines of several processes do not mix on a local disk.
+    """
+    line = f"{to_line(outcome)}\n".encode("utf-8", "backslashreplace")  # a lone surrogate becomes its JSON escape
+    try:
+        with path.open("ab", buffering=0) as file:
+            file.write(line)
+    except OSError as error:
+        raise CalibrationError(f"Cannot write {path}: {error.strerror}. Check the setting outcomes_file.") from error
 
 
 def read_outcomes(paths: Iterable[str | Path]) -> Iterator[Outcome]:

@@ -23,7 +23,7 @@ from longroute.router.core import (
     Usage,
 )
 from longroute.router.errors import BackendUnavailable, ConfigError, ContextTooLong, DocumentError
-from longroute.router.router import BaseRouter
+from longroute.router.router import BaseRouter, Recorder
 from longroute.router.strategies.full import Full
 from longroute.router.strategies.rag import Rag
 
@@ -69,7 +69,9 @@ class HeadRetriever:
 
 
 def router(
-    replies: Sequence[str | Reply | Exception] | Callable[[Call], str | Reply], counter: Words | None = None
+    replies: Sequence[str | Reply | Exception] | Callable[[Call], str | Reply],
+    counter: Words | None = None,
+    record: Recorder | None = None,
 ) -> tuple[BaseRouter, Scripted]:
     backend = Scripted(replies)
     words = counter or Words()
@@ -81,6 +83,7 @@ def router(
         counter_of=lambda profile: words,
         evidence=None,
         defaults=Request("", (), "m"),
+        record_outcome=record,
     )
     return made, backend
 
@@ -211,3 +214,42 @@ def test_the_estimate_of_the_prompt_is_not_below_the_prompt() -> None:
         asked.answer("Who wrote it?", ["Ada wrote it. " * 400] * 3, allowed=[strategy])
         words = sum(len(message.content.split()) for message in backend.calls[-1].messages)
         assert decision.estimate.prompt_tokens >= words
+
+
+def test_an_outcome_is_recorded_with_what_the_caller_knows() -> None:
+    recorded: list[tuple[Answer, float, str, str, str]] = []
+
+    def record(answer: Answer, score: float, *, case_id: str, task: str, group: str) -> None:
+        recorded.append((answer, score, case_id, task, group))
+
+    asked, _ = router(["Ada."], record=record)
+    answer = asked.answer("Who?", "Ada wrote it.")
+    asked.record(answer, 0.5, case_id="q1", task="lookup", group="d1")
+    asked.record(answer, 1.0)
+    asked.record(answer, 0.0)
+    assert recorded[0] == (answer, 0.5, "q1", "lookup", "d1")
+    assert len({case_id for _, _, case_id, _, _ in recorded}) == 3
+    assert all(case_id == group for _, _, case_id, _, group in recorded[1:])
+
+
+def test_without_a_place_for_outcomes_the_setting_is_named() -> None:
+    asked, _ = router(["Ada."])
+    with pytest.raises(ConfigError, match="outcomes_file"):
+        asked.record(asked.answer("Who?", "Ada wrote it."), 1.0)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
+def test_a_score_outside_its_range_is_not_recorded(score: float) -> None:
+    asked, _ = router(["Ada."], record=forbidden)
+    with pytest.raises(ConfigError, match=f"score = {score}"):
+        asked.record(asked.answer("Who?", "Ada wrote it."), score)
+
+
+def test_an_answer_without_its_decision_is_not_recorded() -> None:
+    asked, _ = router([], record=forbidden)
+    with pytest.raises(ConfigError, match="no decision"):
+        asked.record(Answer("Ada."), 1.0)
+
+
+def forbidden(answer: Answer, score: float, *, case_id: str, task: str, group: str) -> None:
+    pytest.fail("this must not be recorded")

@@ -17,9 +17,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from longroute.policies.learned import LearnedWeights
+from longroute.policies import policy_file
+from longroute.policies.risk_controlled import RiskControlled
 from longroute.router.calibration.cli import app
 from longroute.router.calibration.outcomes import read_outcomes
+from longroute.router.calibration.page import render
 from longroute.router.errors import CalibrationError, ConfigError
 
 PROGRAM = [sys.executable, "-c", "from longroute.router.calibration.cli import app; app()"]
@@ -84,7 +86,43 @@ def test_fit_writes_a_policy_file_that_can_be_read_and_says_where_it_is_thin(que
     assert done.exit_code == 0
     assert "Fitted to 24 outcomes of 12 cases" in done.stdout
     assert "full on extractive: 12 outcomes" in done.stderr
-    assert "extractive" in LearnedWeights.load(Path("policy.json")).beliefs["rag"]
+    assert "extractive" in policy_file.read_weights(Path("policy.json")).beliefs["rag"]
+
+
+def test_fit_with_a_risk_writes_a_guarantee_with_its_assumption_or_says_what_is_missing(questions: Path) -> None:
+    call("run", str(questions))
+    done = call("fit", "outcomes.jsonl", "--risk", "0.02", "--out", "policy.json")
+    assert done.exit_code == 0
+    assert "points of quality against full" in done.stdout
+    policy = policy_file.read(Path("policy.json"))
+    assert isinstance(policy, RiskControlled)
+    assert policy.guarantee.models == ("extractive",)
+
+
+def test_report_writes_one_page_and_its_numbers(questions: Path) -> None:
+    call("run", str(questions))
+    done = call("report", "outcomes.jsonl", "--out", "report.html")
+    assert done.exit_code == 0
+    assert "12 cases in report.html" in done.stdout
+    page = Path("report.html").read_text()
+    assert "<svg" in page
+    assert "http" not in page.replace("http://www.w3.org", "")  # nothing is fetched
+    assert render(json.loads(Path("report.json").read_text())) == page
+
+
+def test_report_judges_a_policy_file_as_it_is(questions: Path) -> None:
+    call("run", str(questions))
+    call("fit", "outcomes.jsonl", "--out", "policy.json")
+    done = call("report", "outcomes.jsonl", "--policy", "policy.json")
+    assert done.exit_code == 0
+    assert "as it is" in Path("report.html").read_text()
+
+
+def test_reporting_on_nothing_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    refused = call("report", str(tmp_path / "empty.jsonl"))
+    assert isinstance(refused.exception, CalibrationError)
+    assert "no outcomes" in str(refused.exception)
 
 
 # ---- a real engine ---------------------------------------------------------------------------------------------------
