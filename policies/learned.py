@@ -50,6 +50,10 @@ _EVIDENCE = INPUTS.index("coverage")  # from here on; shares of tasks come befor
 # Tasks that LaRA does not have are read as the one that asks for the same of a reader.
 _BORROWED: Mapping[Task, Task] = {"aggregation": "comparison", "summary": "comparison", "code": "reasoning"}
 
+# Standard deviation of P(correct) between documents that look alike to the features, measured on LaRA
+# (`benchmarks/lara_routing.py`, calibration). No number of outcomes on other documents takes it away.
+_BETWEEN_DOCUMENTS: Mapping[str, float] = {"full": 0.085, "rag": 0.055}
+
 # Strategies nobody has outcomes for: (like which strategy, difference, standard deviation, source). Wide on purpose.
 _PUBLISHED: Mapping[str, tuple[str, float, float, str]] = {
     "compressed": ("full", -0.06, 0.12, "LLMLingua-2, arXiv 2403.12968: a few points below the full prompt at 2-3x"),
@@ -197,7 +201,8 @@ class Learned:
         level = self.weights.level(strategy, profile)
         if level is not None:
             offset = published_logit(features, profile, strategy)
-            return self.weights.beliefs[strategy][level].predict(self.weights.scaled(features), offset)
+            belief = self.weights.beliefs[strategy][level].predict(self.weights.scaled(features), offset)
+            return replace(belief, variance=belief.variance + _BETWEEN_DOCUMENTS.get(strategy, 0.08) ** 2)
         if strategy in _PUBLISHED:
             like, difference, deviation, _ = _PUBLISHED[strategy]
             if base := self.quality(features, profile, like):

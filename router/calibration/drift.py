@@ -35,7 +35,7 @@ class Shift:
     kind: `score` is a strategy's score minus its prediction, in shares of right answers; `input` is one of the policy's
     inputs, in standard deviations.
     outcomes: recent ones that tell of it. interval: 95 %, for this quantity alone. p: two-sided; adjusted: by Holm, for
-    all that was tested. visible: the smallest shift that would be found four times in five.
+    all that was tested. visible: the smallest shift that would be found four times in five, were the spread as it is.
     """
 
     kind: Kind
@@ -74,7 +74,9 @@ class Drift:
             named = ", ".join(f"{shift.name} {shift.size:+.2f}" for shift in inputs)
             said.append(f"What is asked has changed on {self.recent:,} outcomes, in standard deviations: {named}.")
         if tested and not scores:
-            least = ", ".join(f"{shift.name} {100 * shift.visible:.0f} points" for shift in tested)
+            least = ", ".join(
+                f"{s.name} {100 * s.visible:.0f} points" if s.visible < 1 else f"{s.name} none" for s in tested
+            )
             what = "The scores have not moved as far as" if inputs else "Nothing moved that"
             said.append(f"{what} {self.recent:,} outcomes could show; smallest shift that would be seen: {least}.")
         if self.untold:
@@ -93,7 +95,8 @@ def drift(
     """Recent outcomes against those of the fit. level: chance of any alarm where nothing moved, in (0, 1).
 
     Inputs are compared as the policy reads them, so what is missing counts as average. Scores are compared strategy by
-    strategy as score minus prediction; the residuals of the fit carry the fit's own error into the comparison.
+    strategy as score minus prediction; the residuals of the fit carry the fit's own error into the comparison. Recent
+    outcomes may all be of the strategy that the router chose: it chose by the features that the prediction is given.
     """
     if why := _too_few("outcomes", fitted, recent):
         return Drift(len(recent), level, (), (why,))
@@ -118,7 +121,7 @@ def _too_few(what: str, fitted: Sequence[Outcome], recent: Sequence[Outcome]) ->
         groups = len({outcome.group for outcome in side})
         if len(side) < FEWEST or groups < FEWEST_GROUPS:
             had = f"{len(side)} {when} {what} on {groups} groups of documents"
-            return f"{had}; at least {FEWEST} on {FEWEST_GROUPS} are needed"
+            return f"{had}, and at least {FEWEST} on {FEWEST_GROUPS} are needed"
     return ""
 
 
@@ -173,8 +176,10 @@ class _Compared(NamedTuple):
 
 
 def _sample(values: Floats, outcomes: Sequence[Outcome]) -> _Sample:
-    """values: shape (n,), one of each outcome, in at least two groups. Groups are taken whole, as rows of one group are
-    not independent; few large groups count as the number of equal ones that would weigh as much.
+    """values: shape (n,), one of each outcome, in at least two groups.
+
+    Rows of one group are not independent, so groups count whole. Where a few of them hold most rows, the freedom is
+    that of as many equal ones as would weigh as much (Kish's effective size).
     """
     _, group = np.unique([outcome.group for outcome in outcomes], return_inverse=True)
     sizes = np.bincount(group)
@@ -201,12 +206,13 @@ def _compare(kind: Kind, name: str, then: _Sample, now: _Sample) -> _Compared:
 
 
 def _holm(compared: Sequence[_Compared], level: float) -> tuple[Shift, ...]:
-    """p-values adjusted for their number, so that any false alarm at all has probability `level` at most, however the
-    tests depend on one another. Source: Holm (1979), Scand. J. Stat. 6:65-70.
+    """p-values adjusted for their number, however the tests depend on one another; the smallest first.
+
+    Source: Holm (1979), Scand. J. Stat. 6:65-70.
     """
     shifts, adjusted = [], 0.0
     for rank, one in enumerate(sorted(compared, key=lambda one: one.p)):
-        adjusted = max(adjusted, min(1.0, one.p))
+        adjusted = max(adjusted, min(1.0, (len(compared) - rank) * one.p))
         half = one.bound(0.05)
         visible = one.bound(level / len(compared)) + _NORMAL.inv_cdf(_POWER) * one.error
         interval = (one.size - half, one.size + half)

@@ -183,3 +183,9 @@ def test_outcomes_repeated_within_a_group_count_no_more_than_one() -> None:
     once = {s.name: s.p for s in drift(weights, fitted, recent, profile_of).shifts}
     thrice = {s.name: s.p for s in drift(weights, fitted * 3, recent * 3, profile_of).shifts}
     assert all(thrice[name] == pytest.approx(once[name], rel=0.2) for name in once)
+
+
+def test_where_no_shift_could_be_seen_the_verdict_does_not_name_an_impossible_one() -> None:
+    found = check(outcomes(1, 100), outcomes(2, 25, share=5))
+    assert all(shift.visible > 1 for shift in found.shifts if shift.kind == "score")
+    assert found.verdict.endswith("smallest shift that would be seen: parts none, whole none.")
