@@ -469,7 +469,7 @@ def report(
         "",
         "## Calibration",
         "",
-        "Between documents: standard deviation of the share right, beyond chance, that the prediction does not explain.",
+        "Between documents: standard deviation of the share right, beyond chance, not explained by the prediction.",
         "",
         "| | ECE | Brier | Brier of the mean | between documents |",
         "|---|---:|---:|---:|---:|",

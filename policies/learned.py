@@ -73,7 +73,8 @@ def inputs(features: Features) -> Floats:
         [
             evidence.coverage,
             evidence.top_coverage,
-            math.log1p(evidence.top_score),
+            # Longer questions score higher for their length alone; without this, short ones would look unfindable.
+            math.log1p(evidence.top_score) - 0.5 * math.log(max(features.question_tokens, 1)),
             evidence.margin,
             evidence.entropy,
             evidence.spread,

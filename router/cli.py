@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -29,7 +30,8 @@ app = typer.Typer(
     quoting; give `--model` and `--base-url` to use any OpenAI-compatible server.
     """,
 )
-out = Console(highlight=False, soft_wrap=True)
+# A pipe has no width, and numbers must not be cut to fit one.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Question = Annotated[str, typer.Argument(help="What to ask.", show_default=False)]
@@ -278,7 +280,9 @@ def _print_decision(decision: Decision) -> None:
         f"[bold]{decision.strategy}[/] for {escape(decision.model)} "
         f"(policy {decision.policy}, prefer {decision.goal.prefer})\n"
     )
-    table = Table("strategy", "quality (90 %)", "prompt tokens", "cost", "latency", "utility", "")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in ("strategy", "quality (90 %)", "prompt tokens", "cost", "latency", "utility", ""):
+        table.add_column(heading, no_wrap=True)
     for estimate in decision.estimates:
         chosen = estimate.strategy == decision.strategy
         quality = "unknown"
@@ -293,7 +297,7 @@ def _print_decision(decision: Decision) -> None:
             "unknown" if estimate.cost_usd is None else f"${estimate.cost_usd:.4f}",
             "unknown" if estimate.latency_s is None else f"{estimate.latency_s:.1f} s",
             "" if estimate.utility is None else f"{estimate.utility:.3f}",
-            "chosen" if chosen else escape(estimate.infeasible),
+            "chosen" if chosen else "" if estimate.feasible else "out",
             style="bold" if chosen else "",
         )
     out.print(table)

@@ -23,8 +23,8 @@ from .outcomes import Outcome, to_line
 # Standard deviations of logistic weights, on scaled inputs: how far a belief may lie from the one above it before
 # anything was seen. Small, because learning starts from the published table; chosen by cross-validation on LaRA, where
 # every looser setting routed worse.
-COMMON_DEVIATION = 0.15
-LEVEL_DEVIATION = 0.05  # of a tier from all models, and of a model from its tier
+COMMON_DEVIATION = 0.1
+LEVEL_DEVIATION = 0.03  # of a tier from all models, and of a model from its tier
 UNSEEN_DEVIATION = 0.35  # of a model without outcomes: what models of one tier differ by, for the interval
 OWN_DEVIATION = 0.5  # of a user's documents from the public ones
 

@@ -14,7 +14,7 @@ from longroute.router.calibration.outcomes import Outcome
 from longroute.router.core import Evidence, Features, ModelProfile, Task
 
 TASKS: tuple[Task, ...] = ("lookup", "reasoning", "comparison", "unanswerable")
-RIGHT = {"whole": 0.75, "parts": 0.6}  # names that nothing is published on, so that outcomes alone count
+RIGHT = {"whole": 0.75, "parts": 0.6}
 Rates = Callable[[str, Features], float]
 
 
@@ -48,38 +48,43 @@ def outcomes(
 
 
 def fit(fitted: list[Outcome]) -> LearnedWeights:
+    """Weights that do not know where the policy's logits start, so they are a little off, which is not drift."""
     size = len(INPUTS)
     scale = np.array([1.0] * 8 + [0.3, 0.3, 0.5, 0.3, 0.3, 0.15])
     center = np.array([0.0] * 8 + [0.5, 0.5, 3.0, 0.5, 0.5, 0.25])
     weights = LearnedWeights(center, scale, {}, {})
     beliefs = {}
-    for strategy in RIGHT:
-        own = [outcome for outcome in fitted if outcome.strategy == strategy]
+    for strategy in {outcome.strategy for outcome in fitted}:
+        own = of(strategy, fitted)
         rows, scores = np.array([weights.scaled(o.features) for o in own]), np.array([o.score for o in own])
         beliefs[strategy] = {"common": update(WeightBelief(np.zeros(size), 0.5 * np.eye(size)), rows, scores)}
     return replace(weights, beliefs=beliefs)
+
+
+def of(strategy: str, given: list[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in given if outcome.strategy == strategy]
 
 
 def check(fitted: list[Outcome], recent: list[Outcome]) -> Drift:
     return drift(fit(fitted), fitted, recent, profile_of)
 
 
-@pytest.mark.parametrize(("share", "spread"), [(1, 0.0), (8, 0.15)])
+@pytest.mark.parametrize(("share", "spread"), [(1, 0.0), (4, 0.15)])
 def test_draws_from_one_source_raise_few_alarms(share: int, spread: float) -> None:
-    """Any alarm at all in at most 5 % of 200 checks, with three standard errors of 200 draws."""
-    draws, pool = np.random.default_rng(0), outcomes(1, 1000, share=share, spread=spread)
+    """Any alarm at all in at most 5 % of 100 checks, with three standard errors of 100 draws."""
+    draws, pool = np.random.default_rng(0), of("whole", outcomes(1, 600, share=share, spread=spread))
     groups = np.array([outcome.group for outcome in pool])
     names = np.unique(groups)
     alarms = 0
-    for _ in range(200):
+    for _ in range(100):
         order = draws.permutation(names)
-        cut = 80 // share, 120 // share
+        cut = 48 // share, 72 // share
         fitted, recent = (
             [pool[k] for k in np.flatnonzero(np.isin(groups, part))]
             for part in (order[: cut[0]], order[cut[0] : cut[1]])
         )
         alarms += bool(check(fitted, recent).moved)
-    assert alarms / 200 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+    assert alarms / 100 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
 
 
 def test_a_strategy_that_became_worse_is_found_and_said() -> None:
@@ -100,9 +105,9 @@ def test_a_strategy_that_became_better_is_found_too() -> None:
 
 
 def test_longer_texts_are_found_and_no_refit_is_asked_for_while_scores_hold() -> None:
-    found = check(outcomes(1, 200), outcomes(2, 90, length=12.5))
+    found = check(outcomes(1, 200), outcomes(2, 90, length=11.7))
     assert {shift.name for shift in found.moved} == {f"{task} × length" for task in TASKS}
-    assert all(shift.size > 0.5 for shift in found.moved)
+    assert all(shift.size > 0.3 for shift in found.moved)
     assert found.verdict.startswith("What is asked has changed")
     assert "Refit" not in found.verdict
     assert "scores have not moved as far as 180 outcomes could show" in found.verdict
@@ -122,16 +127,16 @@ def test_more_outcomes_show_smaller_shifts() -> None:
 
 
 def test_a_shift_that_counts_as_visible_is_found_about_four_times_in_five() -> None:
-    """From 0.64 to 0.36, so that the scores vary as much afterwards; 60 draws, with three standard errors."""
+    """From 0.64 to 0.36, so that the scores vary as much afterwards; 40 draws, with three standard errors."""
     size, visible, found = 0.28, [], 0
-    for seed in range(60):
-        fitted = outcomes(2 * seed, 90, rate=lambda strategy, f: 0.5 + size / 2)
-        recent = outcomes(2 * seed + 1, 90, rate=lambda strategy, f: 0.5 - size / 2)
+    for seed in range(40):
+        fitted = of("whole", outcomes(2 * seed, 90, rate=lambda strategy, f: 0.5 + size / 2))
+        recent = of("whole", outcomes(2 * seed + 1, 90, rate=lambda strategy, f: 0.5 - size / 2))
         checked = check(fitted, recent)
         visible.append(next(shift.visible for shift in checked.shifts if shift.name == "whole"))
         found += any(shift.name == "whole" for shift in checked.moved)
     assert np.mean(visible) == pytest.approx(size, abs=0.01)
-    assert found / 60 == pytest.approx(0.8, abs=3 * math.sqrt(0.8 * 0.2 / 60))
+    assert found / 40 == pytest.approx(0.8, abs=3 * math.sqrt(0.8 * 0.2 / 40))
 
 
 @pytest.mark.parametrize("cases", [0, 1, FEWEST // 2 - 1])
@@ -185,7 +190,9 @@ def test_outcomes_repeated_within_a_group_count_no_more_than_one() -> None:
     assert all(thrice[name] == pytest.approx(once[name], rel=0.2) for name in once)
 
 
-def test_where_no_shift_could_be_seen_the_verdict_does_not_name_an_impossible_one() -> None:
-    found = check(outcomes(1, 100), outcomes(2, 25, share=5))
+def test_where_no_shift_could_be_seen_the_verdict_names_none() -> None:
+    """Five documents, on each of which all answers are right or all are wrong."""
+    recent = [replace(o, score=float(o.group[-1] in "024")) for o in outcomes(2, 25, share=5)]
+    found = check(outcomes(1, 100), recent)
     assert all(shift.visible > 1 for shift in found.shifts if shift.kind == "score")
-    assert found.verdict.endswith("smallest shift that would be seen: parts none, whole none.")
+    assert {"parts none", "whole none"} == set(found.verdict.rpartition(": ")[2].removesuffix(".").split(", "))
