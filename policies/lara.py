@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -101,6 +101,7 @@ def _table() -> dict[str, Any]:
     return table
 
 
+@lru_cache(maxsize=4096)
 def _measured(task: Task, profile: ModelProfile, strategy: str, length: str) -> Belief:
     """One cell: the model's own row drawn towards its tier's, a new model of a tier, or any model at all."""
     borrowed = _table()["borrowed"].get(task, {"row": task, "rag_points": 0, "sd_points": 0})

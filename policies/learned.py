@@ -243,10 +243,8 @@ class Learned:
         known = ", ".join(f"{e.strategy} {e.quality:.2f}" for e in estimates if e.quality is not None)
         guessed = [e.strategy for e in estimates if self.weights.level(e.strategy, profile) is None]
         doubt = f" Not calibrated: {', '.join(guessed)}." if guessed else ""
-        return (
-            f"Asked like a {kinds} question about {features.document_tokens:,} tokens; outcomes lead to expect "
-            f"{known} right.{doubt}"
-        )
+        expected = f"; outcomes lead to expect {known} right" if known else ""
+        return f"Asked like a {kinds} question about {features.document_tokens:,} tokens{expected}.{doubt}"
 
 
 def _logistic(z: float) -> float:

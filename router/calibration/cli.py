@@ -26,8 +26,8 @@ app = typer.Typer(
     help="""Fit the router to your own documents and model.
 
     `run` answers a set of questions with every strategy and scores the answers, `import` reads outcomes measured
-    elsewhere, `fit` makes a policy of outcomes, `report` shows what it is worth. docs/calibration.md has an example
-    from beginning to end.
+    elsewhere, `fit` makes a policy of outcomes, `report` shows what it is worth, `drift` whether it
+    still holds. docs/calibration.md has an example from beginning to end.
     """,
 )
 out_console = Console(highlight=False, soft_wrap=True)
@@ -223,6 +223,32 @@ def report_command(
     beside = out.with_suffix(".json")
     beside.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     out_console.print(f"{len(evaluation.ids):,} cases in {escape(str(out))}, their numbers in {escape(str(beside))}.")
+
+
+@app.command("drift")
+def drift_command(
+    recent: Annotated[list[Path], typer.Argument(help="Outcome files of late.", show_default=False)],
+    fitted: Annotated[list[Path], typer.Option(help="Outcome files of the fit.", show_default=False)],
+    policy: Annotated[Path | None, typer.Option(help="Policy file in use. Default: the shipped one.")] = None,
+    level: Annotated[float, typer.Option(min=0.001, max=0.5, help="Chance of a false alarm.")] = 0.05,
+) -> None:
+    """Say whether recent cases and scores differ from those of the fit. Ends with code 1 where something moved.
+
+    Example: `longroute calibrate drift recent.jsonl --fitted outcomes.jsonl --policy policy.json`
+    """
+    from ...policies import policy_file
+    from ...policies.learned import shipped
+    from ..settings import load_settings
+    from .drift import drift
+    from .observe import Observer
+    from .outcomes import read_outcomes
+
+    weights = policy_file.read_weights(policy) if policy else shipped()
+    profile_of = Observer(load_settings()).profile
+    found = drift(weights, list(read_outcomes(fitted)), list(read_outcomes(recent)), profile_of, level=level)
+    out_console.print(found.verdict, markup=False)
+    if found.moved:
+        raise typer.Exit(1)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -118,6 +118,13 @@ def test_report_judges_a_policy_file_as_it_is(questions: Path) -> None:
     assert "as it is" in Path("report.html").read_text()
 
 
+def test_drift_of_a_handful_says_that_it_cannot_tell(questions: Path) -> None:
+    call("run", str(questions))
+    done = call("drift", "outcomes.jsonl", "--fitted", "outcomes.jsonl")
+    assert done.exit_code == 0
+    assert "20" in done.stdout  # fewest outcomes that can tell
+
+
 def test_reporting_on_nothing_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     refused = call("report", str(tmp_path / "empty.jsonl"))
