@@ -501,7 +501,8 @@ def at_tokens(lara: Lara, quality: Floats) -> list[float]:
     shares = np.array([share for _, share in points])
     values = np.array([100 * values.mean() for values, _ in points])
     order = np.argsort(shares)
-    return np.interp([0.10, 0.15, 0.20, 0.25, 0.35, 0.50], shares[order], values[order]).tolist()
+    at: list[float] = np.interp([0.10, 0.15, 0.20, 0.25, 0.35, 0.50], shares[order], values[order]).tolist()
+    return at
 
 
 def between_documents(lara: Lara, predicted: Floats, right: Floats) -> float:

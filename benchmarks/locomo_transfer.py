@@ -72,7 +72,8 @@ def best_gain(quality: Floats, scores: Floats, tokens: Floats) -> list[float]:
     """Gain over the mix at 25, 50 and 75 % of always-full's tokens, interpolated along the price."""
     points = sorted((share, gain) for _, share, gain in (gain_over_mix(quality, scores, tokens, p) for p in PRICES))
     shares, gains = np.array(points).T
-    return np.interp([0.25, 0.5, 0.75], shares, gains).tolist()
+    at: list[float] = np.interp([0.25, 0.5, 0.75], shares, gains).tolist()
+    return at
 
 
 def main() -> None:

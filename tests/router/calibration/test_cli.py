@@ -12,10 +12,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from longroute.policies import policy_file
 from longroute.policies.risk_controlled import RiskControlled
@@ -147,10 +147,16 @@ def make_model(folder: Path, texts: list[str]) -> Path:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
     words.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    make_tokenizer: Any = PreTrainedTokenizerFast  # untyped there
+    tokenizer = make_tokenizer(tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="</s>")
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
     torch.manual_seed(0)
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     config = LlamaConfig(**shape, vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=8192)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -191,7 +197,9 @@ def served(tmp_path: Path, questions: Path) -> Iterator[tuple[str, str]]:
 def lasting(path: Path) -> dict[tuple[str, str, str], tuple[object, ...]]:
     """What two runs must agree on."""
     outcomes = list(read_outcomes([path]))
-    found = {o.key: (o.status, o.score, o.prediction, o.prompt_tokens, o.completion_tokens) for o in outcomes}
+    found: dict[tuple[str, str, str], tuple[object, ...]] = {
+        o.key: (o.status, o.score, o.prediction, o.prompt_tokens, o.completion_tokens) for o in outcomes
+    }
     assert len(found) == len(outcomes)
     return found
 

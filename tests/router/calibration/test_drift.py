@@ -39,7 +39,9 @@ def outcomes(
             luck = draws.normal(0, spread)
         tasks = dict(zip(TASKS, draws.dirichlet(np.ones(4)).tolist(), strict=True))
         tokens = int(math.exp(draws.normal(length, 0.5)))
-        evidence = Evidence(*draws.uniform(0, 1, 2), draws.gamma(4, 5), *draws.uniform(0, 1, 2), draws.uniform(0, 0.5))
+        shares = draws.uniform(0, 1, 2), draws.gamma(4, 5), draws.uniform(0, 1, 2), draws.uniform(0, 0.5)
+        (coverage, top_coverage), top_score, (margin, entropy), spread_ = shares
+        evidence = Evidence(coverage, top_coverage, top_score, margin, entropy, spread_)
         features = Features(tokens, 10, 0, 500, 0.0, 1, tokens / 1e5, tasks, evidence, "text", lara_task=tasks)
         for strategy in RIGHT:
             right = float(draws.uniform() < rate(strategy, features) + luck)
