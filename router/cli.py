@@ -182,7 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given[:1]
     try:
-        app(given[1:] if debug else given)
+        try:
+            app(given[1:] if debug else given)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone can be told from a failure
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone: not an error, but nothing more can be said to it
