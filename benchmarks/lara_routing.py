@@ -41,7 +41,7 @@ from .machine import measured_on
 RESULTS = Path(__file__).parent / "results" / "lara_routing"
 WEIGHTS = Path(__file__).parents[1] / "policies" / "weights"
 RAG_TOKENS = 3_300
-FOLDS, INNER = 10, 5
+FOLDS, INNER, LEFT_OUT_FOLDS = 8, 4, 3
 PREFERENCES: tuple[Prefer, ...] = ("quality", "balanced", "cheap")
 TASK = {"location": "lookup", "reasoning": "reasoning", "comp": "comparison", "hallu": "unanswerable"}
 # LaRA's folders by the names that people use, with the tiers of the shipped profiles.
@@ -334,8 +334,8 @@ def cross_validated(lara: Lara) -> tuple[dict[str, Floats], Floats]:
 
 def left_out(lara: Lara) -> dict[str, dict[str, float]]:
     """Each model held out entirely, and documents too: its tier's belief against its best strategy by other models."""
-    fold = folds(lara.groups, 5, seed=2)
-    shares = [task_shares(lara, fold != part) for part in range(5)]
+    fold = folds(lara.groups, LEFT_OUT_FOLDS, seed=2)
+    shares = [task_shares(lara, fold != part) for part in range(LEFT_OUT_FOLDS)]
     result = {}
     for j, profile in enumerate(lara.profiles):
         others = [k for k in range(len(lara.profiles)) if k != j]
@@ -343,7 +343,7 @@ def left_out(lara: Lara) -> dict[str, dict[str, float]]:
         unnamed = replace(lara, profiles=[replace(p, name="new") if p is profile else p for p in lara.profiles])
         quality = np.zeros((len(lara.ids), 2))
         single = np.zeros(len(lara.ids))
-        for part in range(5):
+        for part in range(LEFT_OUT_FOLDS):
             learn, test = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
             quality[test] = learned(unnamed, with_shares(lara, shares[part]), learn, test, others)[:, j]
             peers = [k for k in others if lara.profiles[k].tier == profile.tier] or others

@@ -18,7 +18,7 @@ import numpy as np
 from ...policies.learned import INPUTS, Floats, LearnedWeights, WeightBelief, inputs, published_logit, scaled
 from ..core import ModelProfile
 from ..errors import CalibrationError
-from .outcomes import Outcome, to_line
+from .outcomes import Outcome
 
 # Standard deviations of logistic weights, on scaled inputs: how far a belief may lie from the one above it before
 # anything was seen. Small, because learning starts from the published table; chosen by cross-validation on LaRA, where
@@ -174,7 +174,7 @@ def _weight(models: Sequence[str] | np.ndarray) -> float:
 
 
 def _described(rows: Sequence[Outcome]) -> dict[str, object]:
-    digest = hashlib.blake2b("\n".join(sorted(map(to_line, rows))).encode("utf-8", "surrogatepass"), digest_size=8)
+    digest = hashlib.blake2b("\n".join(sorted(map(repr, rows))).encode("utf-8", "surrogatepass"), digest_size=8)
     return {
         "fingerprint": digest.hexdigest(),
         "outcomes": len(rows),
