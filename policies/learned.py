@@ -216,7 +216,7 @@ class Learned:
         estimates = []
         full = self.quality(features, profile, "full")
         for option in options:
-            belief = self.quality(features, profile, option.strategy)
+            belief = full if option.strategy == "full" else self.quality(features, profile, option.strategy)
             if belief is None:
                 estimates.append(replace(option, basis="no outcomes and no published result"))
                 continue

@@ -27,7 +27,8 @@ app = typer.Typer(
 
     For each question longroute chooses how to use the text (whole, or the passages that matter), says why, and
     answers with citations. Without any configuration it works offline, with an embedded backend that answers by
-    quoting; give `--model` and `--base-url` to use any OpenAI-compatible server.
+    quoting; give `--model` and `--base-url` to use any OpenAI-compatible server. `longroute --debug COMMAND` shows the
+    traceback of an unexpected error.
     """,
 )
 # A pipe has no width, and numbers must not be cut to fit one.
