@@ -430,8 +430,8 @@ def report(
         "The published table that `lara prior` holds and `learned` starts from averages over these cases among others: "
         "each cell over 19 to 250 of them, by length and task, never by document.",
         "",
-        "The prior deviations of `learned`, the cut of its evidence and the prices of `prefer` were chosen while looking "
-        "at these cross-validated numbers, so differences of a few tenths of a point are not to be trusted.",
+        "The prior deviations of `learned`, the cut of its evidence and the prices of `prefer` were chosen while "
+        "looking at these cross-validated numbers, so differences of a few tenths of a point are not to be trusted.",
         "",
         f"The task is read right from the question alone in {accuracy:.1%} of cases. `true task` is told it: the "
         "ceiling of what these features can carry.",
