@@ -247,8 +247,8 @@ def _joined(text: str, place: int, start: int) -> bool:
     start: a place known to be between characters. The rules of Unicode annex 29 that matter, a little coarser.
     """
     before, after = text[place - 1], text[place]
-    if before < "\x7f" and after < "\x7f":
-        return before == "\r" and after == "\n"
+    if (before < "\x7f" and after < "\x7f") or before in "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029":
+        return before == "\r" and after == "\n"  # nothing else joins a line break (rule GB4), not even a mark
     if unicodedata.category(after)[0] == "M" or after in _EXTENDING or before == _ZERO_WIDTH_JOINER:
         return True
     if unicodedata.combining(before) == _VIRAMA:

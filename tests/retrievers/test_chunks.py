@@ -54,6 +54,7 @@ def breaks_a_character(text: str, place: int) -> bool:
 
 @given(hostile_text, st.integers(1, 60), st.sampled_from(["text", "markdown", "code"]))
 @example("\n" + "a\u0301" * 40, 3, "text")
+@example("\x1b\x0c\u0301\u0302", 1, "text")
 def test_chunks_tile_the_text_within_the_budget_and_never_cut_a_character(text: str, budget: int, kind: Kind) -> None:
     chunks = split(Document(text, kind=kind), 7, budget)
     assert [chunk.start for chunk in chunks] == [0, *(chunk.end for chunk in chunks)][: len(chunks)]
