@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core import Answer, Backend, Call, EvidenceSource, Goal, Policy, Reply, Request, Retriever, Strategy
+from .core import Answer, Backend, Call, EvidenceSource, Goal, ModelProfile, Policy, Reply, Request, Retriever, Strategy
 from .errors import ConfigError
 from .router import BaseRouter, Recorder
 from .settings import Settings, default_cache_dir, load_settings
@@ -29,7 +29,7 @@ class Router(BaseRouter):
         Router(backend=LangChainChat(model)).answer(...)          # a backend of your own
 
     settings: ready Settings; else they are read from environment and file, with `overrides` on top.
-    backend, policy, retriever: parts of your own in place of the configured ones.
+    backend, policy, retriever, profile_of: parts of your own in place of the configured ones.
     """
 
     def __init__(
@@ -39,19 +39,19 @@ class Router(BaseRouter):
         backend: Backend | None = None,
         policy: Policy | None = None,
         retriever: Retriever | None = None,
+        profile_of: Callable[[str], ModelProfile] | None = None,
         **overrides: Any,
     ) -> None:
-        from . import models, tokens
+        from . import tokens
 
         if settings is not None and overrides:
             raise ConfigError(f"Pass either ready settings or single ones, not both: {', '.join(overrides)}.")
         self.settings = settings = settings or load_settings(**overrides)
-        profiles = models.load_profiles(settings.models_file) if settings.models_file else {}
         super().__init__(
             backend=backend or make_backend(settings),
             strategies=make_strategies(settings, retriever or make_retriever(settings)),
             policy=policy or make_policy(settings.policy),
-            profile_of=partial(models.profile_of, overrides=profiles),
+            profile_of=profile_of or make_profiles(settings),
             counter_of=lambda profile: tokens.counter_for(str(settings.tokenizer or profile.tokenizer)),
             evidence=make_evidence_source(),
             defaults=Request(
@@ -64,6 +64,14 @@ class Router(BaseRouter):
             ),
             record_outcome=make_recorder(settings),
         )
+
+
+def make_profiles(settings: Settings) -> Callable[[str], ModelProfile]:
+    """What is known about models: our own data, and the configured file on top."""
+    from . import models
+
+    profiles = models.load_profiles(settings.models_file) if settings.models_file else {}
+    return partial(models.profile_of, overrides=profiles)
 
 
 # ---- strategies and policies -----------------------------------------------------------------------------------------

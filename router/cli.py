@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .core import Answer, Decision, Document, Usage
-from .errors import ConfigError, RouterError
+from .errors import ConfigError, MissingExtra, RouterError
 
 app = typer.Typer(
     name="longroute",
@@ -111,6 +111,40 @@ def decide(
         print(decide_output(decision).model_dump_json(indent=2))
     else:
         _print_decision(decision)
+
+
+@app.command()
+def serve(
+    upstream: Annotated[
+        str | None, typer.Option(help="Model API to stand in front of, like https://api.openai.com/v1.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; any but loopback needs client keys.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    prefer: Prefer_ = None,
+    strategy: Strategies = None,
+    holdout: Annotated[
+        float | None, typer.Option(help="Share sent as it came, so that the saving is measured: 0.05.")
+    ] = None,
+) -> None:
+    """Stand in front of model APIs: OpenAI's, Anthropic's and compatible ones.
+
+    Point `base_url` at it and nothing else changes: short requests pass byte for byte, long texts are shortened where
+    that pays. Several upstreams, client keys and limits go into the settings file (docs/proxy.md).
+
+    Example: `longroute serve --upstream https://api.openai.com/v1`
+    """
+    from .settings import load_settings
+
+    given = {"host": host, "port": port, "holdout": holdout, "upstreams": upstream and [{"url": upstream}]}
+    proxy = {name: value for name, value in given.items() if value is not None}
+    settings = load_settings(prefer=prefer, allowed=tuple(strategy) if strategy else None, proxy=proxy or None)
+    try:
+        from .proxy.server import serve as run_server
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(
+            f"The proxy needs {missing.name}, which is not installed. pip install 'longroute[proxy]'"
+        ) from None
+    run_server(settings)
 
 
 @app.command()

@@ -63,6 +63,8 @@ class Request:
 
     allowed: strategy names that may be chosen; empty means all that are installed.
     instructions: the application's own system text; passed on untouched.
+    prefix_key: names everything up to the question in a prompt of the caller's own, for what is known of prompt caches;
+    empty where the prompt is ours.
     """
 
     question: str
@@ -72,6 +74,7 @@ class Request:
     allowed: tuple[str, ...] = ()
     instructions: str = ""
     max_output_tokens: int = 1024
+    prefix_key: str = ""
 
 
 # ---- what is known about the model -----------------------------------------------------------------------------------
@@ -272,6 +275,8 @@ class Call:
     purpose: what the call is for, in a trace (`answer`, `worker 3 of 8`).
     final: its text is the answer, so a streaming driver may pass the pieces on as they come.
     question, passages: what the messages were built from; for backends that read text instead of prompts.
+    context: what the call shows in place of each document, in their order; for callers that put the question in a
+    prompt of their own. Empty where the call does not put the request's own question (a worker's call).
     temperature: None leaves it to the server.
     """
 
@@ -284,6 +289,7 @@ class Call:
     final: bool = True
     question: str = ""
     passages: tuple[Passage, ...] = ()
+    context: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

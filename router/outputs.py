@@ -127,7 +127,7 @@ def decide_output(decision: Decision) -> DecideOutput:
         model=decision.model,
         policy=decision.policy,
         prefer=decision.goal.prefer,
-        estimates={estimate.strategy: _estimate_output(estimate) for estimate in decision.estimates},
+        estimates={estimate.strategy: estimate_output(estimate) for estimate in decision.estimates},
         reasons=list(decision.reasons),
         task={task: round(probability, 4) for task, probability in decision.features.task.items()},
         document_tokens=decision.features.document_tokens,
@@ -144,7 +144,7 @@ def ask_output(answer: Answer, documents: Sequence[Document]) -> AskOutput:
         citations=source_outputs(answer.citations, documents),
         passages=source_outputs(answer.passages, documents),
         decision=decide_output(answer.decision),
-        usage=_usage_output(answer.usage),
+        usage=usage_output(answer.usage),
         notes=list(answer.notes),
     )
 
@@ -169,7 +169,7 @@ def source_outputs(sources: Sequence[Passage], documents: Sequence[Document]) ->
     return outputs
 
 
-def _estimate_output(estimate: Estimate) -> EstimateOutput:
+def estimate_output(estimate: Estimate) -> EstimateOutput:
     return EstimateOutput(
         feasible=estimate.feasible,
         infeasible_reason=estimate.infeasible or None,
@@ -186,7 +186,7 @@ def _estimate_output(estimate: Estimate) -> EstimateOutput:
     )
 
 
-def _usage_output(usage: Usage) -> UsageOutput:
+def usage_output(usage: Usage) -> UsageOutput:
     return UsageOutput(
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,

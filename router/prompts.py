@@ -47,9 +47,31 @@ def rag_messages(passages: Sequence[Passage], question: str, instructions: str =
     return _messages(_RAG_TASK, fenced, question, instructions)
 
 
+def excerpts(passages: Sequence[Passage], documents: Sequence[Document]) -> tuple[str, ...]:
+    """For each document a text to show in its place, inside a prompt that is not ours: its passages, in order.
+
+    What was left out is marked, so that nobody takes the excerpts for the whole.
+    """
+    return tuple(_excerpt([p for p in passages if p.document_id == document.id], document) for document in documents)
+
+
 def refuses(text: str) -> bool:
     """Whether a reply says that the text does not hold the answer, in the words it was asked to use."""
     return _plain(REFUSAL) in _plain(text)
+
+
+def _excerpt(passages: Sequence[Passage], document: Document) -> str:
+    if not passages:
+        return "[This text was searched for the question; no part of it was chosen.]"
+    pieces, shown_until = ["[Excerpts chosen for the question. […] marks what was left out.]"], 0
+    for passage in sorted(passages, key=lambda passage: passage.start):
+        if passage.start > shown_until:
+            pieces.append("[…]")
+        pieces.append(passage.text.strip("\n"))
+        shown_until = passage.end
+    if shown_until < len(document.text):
+        pieces.append("[…]")
+    return "\n\n".join(pieces)
 
 
 def _messages(task: str, text: str, question: str, instructions: str) -> tuple[Message, ...]:

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 from contextlib import aclosing, closing
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import Protocol, TypedDict, Unpack, get_args
 
 from .core import (
@@ -29,6 +30,7 @@ from .core import (
     Request,
     Strategy,
     TokenCounter,
+    Usage,
 )
 from .costs import PromptCacheLedger, charge, estimate
 from .errors import ConfigError, ContextTooLong, DocumentError
@@ -49,6 +51,7 @@ class Options(TypedDict, total=False):
     min_quality: float | None
     instructions: str  # the application's own system text
     max_output_tokens: int
+    prefix_key: str  # see Request
 
 
 class Recorder(Protocol):
@@ -102,20 +105,20 @@ class BaseRouter:
 
     def answer(self, question: str, documents: Documents, **options: Unpack[Options]) -> Answer:
         """Decide, carry out, answer. Blocks until the answer is complete."""
-        request = self._request(question, documents, options)
-        return self._learn(request, run(self._plan(request, self._decide(request)), self._backend))
+        request, decision = self.prepare(question, documents, **options)
+        return self._learn(request, run(self.plan(request, decision), self._backend))
 
     async def aanswer(self, question: str, documents: Documents, **options: Unpack[Options]) -> Answer:
         """`answer` for asynchronous callers. Cancelling it cancels every outstanding model call."""
-        request, decision = await asyncio.to_thread(self._prepare, question, documents, options)
-        return self._learn(request, await arun(self._plan(request, decision), self._backend))
+        request, decision = await asyncio.to_thread(partial(self.prepare, question, documents, **options))
+        return self._learn(request, await arun(self.plan(request, decision), self._backend))
 
     def stream(
         self, question: str, documents: Documents, **options: Unpack[Options]
     ) -> Generator[str | Answer, None, None]:
         """Pieces of the answer's text as they come, then the whole Answer, once, last."""
-        request, decision = self._prepare(question, documents, options)
-        with closing(stream(self._plan(request, decision), self._backend)) as pieces:
+        request, decision = self.prepare(question, documents, **options)
+        with closing(stream(self.plan(request, decision), self._backend)) as pieces:
             for piece in pieces:
                 yield piece if isinstance(piece, str) else self._learn(request, piece)
 
@@ -145,16 +148,52 @@ class BaseRouter:
         self, question: str, documents: Documents, **options: Unpack[Options]
     ) -> AsyncGenerator[str | Answer, None]:
         """`stream` for asynchronous callers."""
-        request, decision = await asyncio.to_thread(self._prepare, question, documents, options)
-        async with aclosing(astream(self._plan(request, decision), self._backend)) as pieces:
+        request, decision = await asyncio.to_thread(partial(self.prepare, question, documents, **options))
+        async with aclosing(astream(self.plan(request, decision), self._backend)) as pieces:
             async for piece in pieces:
                 yield piece if isinstance(piece, str) else self._learn(request, piece)
 
-    # ---- each arrow, one function ------------------------------------------------------------------------------------
+    # ---- the same in steps, for callers that send the calls themselves -----------------------------------------------
 
-    def _prepare(self, question: str, documents: Documents, options: Options) -> tuple[Request, Decision]:
+    def prepare(self, question: str, documents: Documents, **options: Unpack[Options]) -> tuple[Request, Decision]:
+        """`decide`, with the checked request that belongs to the decision."""
         request = self._request(question, documents, options)
         return request, self._decide(request)
+
+    def plan(self, request: Request, decision: Decision) -> Plan:
+        """The decided strategy's plan; where the server says that the text does not fit after all, a smaller one's."""
+        try:
+            answer = yield from self._strategies[decision.strategy].plan(request)
+            return replace(answer, strategy=decision.strategy, decision=decision)
+        except ContextTooLong as error:
+            rescue = smaller(decision)
+            if rescue is None:
+                raise
+            answer = yield from self._strategies[rescue].plan(request)
+            note = f"{decision.strategy} did not fit after all, so {rescue} answered. The server said: {error}"
+            return replace(answer, strategy=rescue, decision=decision, notes=(note, *answer.notes))
+
+    def sent_in_full(self, request: Request, usage: Usage) -> None:
+        """Remember what is now in the provider's prompt cache: `full` leaves its whole prefix there."""
+        if usage.prompt_tokens:
+            profile = self._profile_of(request.model)
+            self._prompt_caches.sent(profile, _prefix_key(request), usage.prompt_tokens, usage.cached_tokens)
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """Names of what a request may be answered with."""
+        return tuple(self._strategies)
+
+    def count_tokens(self, text: str, model: str) -> int:
+        """Tokens of a text as the model would count them, as exactly as is known (see `router/tokens.py`)."""
+        profile = self._profile_of(model)
+        return self._token_counts.count(profile.tokenizer, self._counter_of(profile), text)
+
+    def profile_of(self, model: str) -> ModelProfile:
+        """What is known about a model."""
+        return self._profile_of(model)
+
+    # ---- each arrow, one function ------------------------------------------------------------------------------------
 
     def _request(self, question: str, documents: Documents, options: Options) -> Request:
         """Check what came in and fill in what it does not say."""
@@ -172,6 +211,7 @@ class BaseRouter:
             allowed=tuple(options.get("allowed", self._defaults.allowed)),
             instructions=options.get("instructions", self._defaults.instructions),
             max_output_tokens=options.get("max_output_tokens", self._defaults.max_output_tokens),
+            prefix_key=options.get("prefix_key", ""),
             goal=Goal(
                 prefer=options.get("prefer", goal.prefer),
                 max_cost_usd=None if max_cost is None else Decimal(str(max_cost)),
@@ -211,32 +251,20 @@ class BaseRouter:
         ]
         return self._policy.decide(features, profile, options, request.goal)
 
-    def _plan(self, request: Request, decision: Decision) -> Plan:
-        """The decided strategy's plan; where the server says that the text does not fit after all, a smaller one's."""
-        try:
-            answer = yield from self._strategies[decision.strategy].plan(request)
-            return replace(answer, strategy=decision.strategy, decision=decision)
-        except ContextTooLong as error:
-            smaller = [
-                option
-                for option in decision.estimates
-                if option.feasible and option.prompt_tokens < decision.estimate.prompt_tokens
-            ]
-            if not smaller:
-                raise
-            rescue = max(smaller, key=lambda option: (option.utility or 0.0, option.prompt_tokens)).strategy
-            answer = yield from self._strategies[rescue].plan(request)
-            note = f"{decision.strategy} did not fit after all, so {rescue} answered. The server said: {error}"
-            return replace(answer, strategy=rescue, decision=decision, notes=(note, *answer.notes))
-
     def _learn(self, request: Request, answer: Answer) -> Answer:
-        """Remember what is now in the provider's prompt cache: `full` leaves its whole prefix there."""
         if answer.strategy == "full" and answer.calls:
-            usage = answer.calls[-1].usage
-            if usage.prompt_tokens:
-                profile = self._profile_of(request.model)
-                self._prompt_caches.sent(profile, _prefix_key(request), usage.prompt_tokens, usage.cached_tokens)
+            self.sent_in_full(request, answer.calls[-1].usage)
         return answer
+
+
+def smaller(decision: Decision) -> str | None:
+    """The best feasible strategy that reads less than the decided one; None where there is none."""
+    options = [
+        option
+        for option in decision.estimates
+        if option.feasible and option.prompt_tokens < decision.estimate.prompt_tokens
+    ]
+    return max(options, key=lambda option: (option.utility or 0.0, option.prompt_tokens)).strategy if options else None
 
 
 def _named(documents: Documents) -> tuple[Document, ...]:
@@ -264,6 +292,8 @@ def _digest(text: str) -> str:
 
 def _prefix_key(request: Request) -> str:
     """Names everything that comes before the question in the prompt of `full`."""
+    if request.prefix_key:
+        return request.prefix_key
     parts = (request.instructions, *(part for d in request.documents for part in (d.id, d.text)))
     return _digest(" ".join(map(_digest, parts)))
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -25,10 +25,52 @@ from .errors import ConfigError
 PREFIX = "LONGROUTE_"
 
 
+class UpstreamSettings(BaseModel):
+    """One model API behind the proxy: a table `[[proxy.upstreams]]`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field("upstream", pattern=r"^[\w.-]{1,64}$", description="How headers, metrics and records name it.")
+    url: str = Field(description="Its address, with or without `/v1`, like https://api.openai.com/v1.")
+    models: tuple[str, ...] = Field(("*",), description="Models it serves; `*` and `?` stand for any characters.")
+    api_key: SecretStr | None = Field(None, description="Key to use in place of the caller's.")
+    api_key_env: str | None = Field(None, description="The same, from this environment variable.")
+
+
+class ProxySettings(BaseModel):
+    """The settings of `longroute serve`: the table `[proxy]`, or LONGROUTE_PROXY__NAME in the environment."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    upstreams: tuple[UpstreamSettings, ...] = Field((), description="Model APIs, first match by model name wins.")
+    host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs `client_keys`.")
+    port: int = Field(8100, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    client_keys: dict[str, SecretStr] = Field(
+        {}, description="Name of each client and its key; callers must then show one. Empty: open to whoever connects."
+    )
+    admin_key: SecretStr | None = Field(None, description="Key for dashboard, metrics and everyone's decisions.")
+    holdout: float = Field(0.0, ge=0, le=0.5, description="Share sent as it came, so that the saving is measured.")
+    min_document_tokens: int = Field(4000, ge=500, description="Shortest text worth looking at.")
+    question_last: bool = Field(False, description="Whether `full` moves a question in front of its text behind it.")
+    budget_s: float = Field(5.0, gt=0, description="Longest own work on one request; past it the original goes out.")
+    max_body_mb: int = Field(1024, ge=1, description="Longest request body accepted.")
+    max_inspected_mb: int = Field(32, ge=1, description="Longest body looked into; longer ones pass unread.")
+    max_head_kb: int = Field(64, ge=8, description="Longest request head accepted.")
+    max_concurrency: int = Field(1000, ge=1, description="Most requests under way; further ones get 503.")
+    requests_per_minute: int | None = Field(None, ge=1, description="Most requests of one client in a minute.")
+    connect_s: float = Field(10.0, gt=0, description="Longest wait for a connection to an upstream.")
+    first_byte_s: float = Field(900.0, gt=0, description="Longest wait for the head of an answer.")
+    stall_s: float = Field(900.0, gt=0, description="Longest silence in the middle of an answer.")
+    shutdown_s: float = Field(60.0, ge=0, description="How long answers under way may take to finish at the end.")
+    decisions_kept: int = Field(10_000, ge=0, description="How many decision records are kept in memory.")
+
+
 class Settings(BaseSettings):
     """Every setting, its meaning and its default."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, populate_by_name=True
+    )
 
     model: str = Field("extractive", description="Model that answers; `extractive` is embedded and needs no server.")
     base_url: str = Field(
@@ -71,6 +113,10 @@ class Settings(BaseSettings):
     timeout_s: float = Field(120.0, gt=0, description="Longest wait for one whole model call.")
     max_retries: int = Field(3, ge=0, description="Further tries of a call that failed for a passing reason.")
     max_concurrency: int = Field(16, ge=1, description="Most model calls under way at once.")
+
+    proxy: ProxySettings = Field(
+        ProxySettings.model_validate({}), description="Settings of `longroute serve`, see below."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -116,6 +162,7 @@ def default_cache_dir() -> Path:
 def _reject_unknown_environment() -> None:
     """A misspelt variable would otherwise be ignored without a word."""
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | {f"{PREFIX}CONFIG", f"{PREFIX}DATA"}
+    known |= {f"{PREFIX}PROXY__{name}".upper() for name in ProxySettings.model_fields}
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
             raise ConfigError(f"Unknown setting {name} in the environment. Known: {', '.join(sorted(known))}.")
@@ -124,13 +171,15 @@ def _reject_unknown_environment() -> None:
 def _explain(problem: Any, given: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     name = key.removeprefix(PREFIX).lower()
-    if name in given:
+    if name.partition(".")[0] in given:
         place = "argument"
-    elif f"{PREFIX}{name}".upper() in os.environ:
-        place = f"environment variable {PREFIX}{name}".replace(name, name.upper())
+    elif (variable := f"{PREFIX}{name}".upper().replace(".", "__")) in os.environ:
+        place = f"environment variable {variable}"
     else:
         place = f"file {config_file()}"
     if problem["type"] == "extra_forbidden":
-        return f"Unknown setting '{name}' ({place}). Known: {', '.join(Settings.model_fields)}."
-    value = "" if name == "api_key" else f" = {problem['input']!r}"
+        fields = {"proxy": ProxySettings.model_fields, "upstreams": UpstreamSettings.model_fields}
+        tables = [fields[part] for part in name.split(".")[:-1] if part in fields]
+        return f"Unknown setting '{name}' ({place}). Known: {', '.join((tables or [Settings.model_fields])[-1])}."
+    value = "" if "key" in name or isinstance(problem["input"], dict) else f" = {problem['input']!r}"
     return f"Setting '{name}'{value} ({place}): {problem['msg']}."

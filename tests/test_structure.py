@@ -39,12 +39,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "router.doctor": ("router.assemble", "router.outputs", "router.settings", *BASE),
     "router.langchain": ("router.assemble", "router.router", "router.settings", *BASE),
     "router.calibration": ("*",),
+    "router.proxy": ("*",),
     "router.cli": ("*",),
     "retrievers": BASE,
     "compressors": BASE,
     "policies": BASE,
 }
-OUTERMOST = ("router.assemble", "router.doctor", "router.langchain", "router.calibration", "router.cli")
+OUTERMOST = ("router.assemble", "router.doctor", "router.langchain", "router.calibration", "router.proxy", "router.cli")
 
 
 def modules(root: Path) -> dict[str, Path]:

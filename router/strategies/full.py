@@ -35,6 +35,7 @@ class Full:
             max_output_tokens=request.max_output_tokens,
             question=request.question,
             passages=tuple(Passage(d.id, 0, len(d.text), d.text) for d in request.documents),
+            context=tuple(document.text for document in request.documents),
         )
         assert isinstance(reply, Reply)
         return Answer(

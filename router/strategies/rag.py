@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core import Answer, Call, Features, Footprint, ModelProfile, Passage, Plan, Reply, Request, Retriever
-from ..prompts import RAG_OVERHEAD_TOKENS, rag_messages, refuses
+from ..prompts import RAG_OVERHEAD_TOKENS, excerpts, rag_messages, refuses
 from .citations import named_passages, verbatim_quotes
 from .full import TYPICAL_ANSWER_TOKENS
 
@@ -42,6 +42,7 @@ class Rag:
             max_output_tokens=request.max_output_tokens,
             question=request.question,
             passages=passages,
+            context=excerpts(passages, request.documents),
         )
         assert isinstance(reply, Reply)
         return Answer(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from longroute.router.errors import ConfigError
-from longroute.router.settings import Settings, load_settings
+from longroute.router.settings import ProxySettings, Settings, UpstreamSettings, load_settings
 
 
 def test_arguments_win_over_environment_over_file_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,13 +72,48 @@ def test_errors_never_show_a_bad_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "sk-secret" not in str(caught.value)
 
 
+TABLES = {"": Settings, "proxy.": ProxySettings, "proxy.upstreams.": UpstreamSettings}
+
+
 def test_every_setting_says_what_it_means() -> None:
-    for name, field in Settings.model_fields.items():
-        assert field.description, name
+    for table in TABLES.values():
+        for name, field in table.model_fields.items():
+            assert field.description, name
 
 
 def test_every_setting_is_documented_with_its_default(repository: Path) -> None:
     page = (repository / "docs" / "configuration.md").read_text()
-    for name, field in Settings.model_fields.items():
-        default = "–" if field.default is None else f"`{field.default!r}`".replace("'", '"')
-        assert f"| `{name}` | {default} | {field.description} |".replace("'", '"') in page.replace("'", '"'), name
+    for prefix, table in TABLES.items():
+        for name, field in table.model_fields.items():
+            shown = None if field.is_required() or isinstance(field.default, ProxySettings) else field.default
+            default = "–" if shown is None else f"`{shown!r}`".replace("'", '"')
+            row = f"| `{prefix}{name}` | {default} | {field.description} |"
+            assert row.replace("'", '"') in page.replace("'", '"'), f"{prefix}{name}"
+
+
+def test_the_proxy_is_configured_from_file_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "longroute.toml"
+    file.write_text('[proxy]\nport = 9000\n[[proxy.upstreams]]\nurl = "https://a/v1"\nmodels = ["gpt-*"]\n')
+    monkeypatch.setenv("LONGROUTE_CONFIG", str(file))
+    monkeypatch.setenv("LONGROUTE_PROXY__HOLDOUT", "0.1")
+    proxy = load_settings().proxy
+    assert (proxy.port, proxy.holdout, proxy.upstreams[0].models) == (9000, 0.1, ("gpt-*",))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("prot = 1", r"proxy\.prot.*file.*max_head_kb"),
+        ('[[proxy.upstreams]]\nkey = "sk-secret"', r"upstreams.*url"),
+        ('client_keys = "sk-secret"', r"proxy\.client_keys"),
+    ],
+)
+def test_a_wrong_line_of_the_proxy_is_named_and_no_key_shown(
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "longroute.toml"
+    file.write_text(f"[proxy]\n{line}\n")
+    monkeypatch.setenv("LONGROUTE_CONFIG", str(file))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_settings()
+    assert "sk-secret" not in str(caught.value)

@@ -1,0 +1,196 @@
+"""Calls of our own in the words of the caller's API, and what comes back: replies, and the usage of any answer.
+
+Strategies of several calls ask the caller's own upstream, with the caller's own model and credentials. Leaves reading
+requests to `openai.py` and `anthropic.py`, and sending to `gateway.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import orjson
+
+from ..core import Call, Reply, Usage
+from ..errors import BadReply
+from .texts import Api
+
+_ANTHROPIC_DEFAULT_MAX_TOKENS = 1024
+_LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
+
+# The two ends of a stream hold its usage: Anthropic says the prompt's first, everyone the rest last.
+_HEAD_BYTES, _TAIL_BYTES = 16 << 10, 64 << 10
+_WHOLE_BYTES = 4 << 20
+
+
+def call_body(api: Api, original: Mapping[str, Any], call: Call) -> bytes:
+    """The body of a call that is not the caller's own question: same API and model, none of the caller's tools."""
+    model = original.get("model", call.model)
+    messages = [{"role": message.role, "content": message.content} for message in call.messages]
+    body: dict[str, Any] = {"model": model}
+    if api == "chat":
+        # Which of the two names this server takes, the caller knows.
+        limit = next((name for name in _LIMIT_NAMES if name in original), _LIMIT_NAMES[0])
+        body |= {"messages": messages, limit: call.max_output_tokens}
+    elif api == "responses":
+        body |= {"input": messages, "max_output_tokens": call.max_output_tokens, "store": False}
+    elif api == "messages":
+        system = "\n\n".join(message.content for message in call.messages if message.role == "system")
+        spoken = [message for message in messages if message["role"] != "system"]
+        body |= {"max_tokens": call.max_output_tokens, "messages": spoken} | ({"system": system} if system else {})
+    else:
+        prompt = "\n\n".join(message.content for message in call.messages)
+        body |= {"prompt": prompt, "max_tokens": call.max_output_tokens}
+    if call.temperature is not None:
+        body["temperature"] = call.temperature
+    if call.stop and api != "responses":
+        body["stop_sequences" if api == "messages" else "stop"] = list(call.stop)
+    return orjson.dumps(body)
+
+
+def reply_of(api: Api, body: bytes, content_type: bytes = b"application/json") -> Reply:
+    """The reply in a complete answer, streamed or not. Raises BadReply where there is none."""
+    if b"event-stream" in content_type:
+        return _reply_of_stream(body)
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise BadReply(f"The upstream answered a call with {len(body)} bytes that are not JSON.") from None
+    text, reason = _said(api, data) if isinstance(data, dict) else (None, "")
+    if text is None:
+        raise BadReply("The upstream answered a call with something that is not a completion.")
+    return Reply(text, _usage(data) or Usage(), finish_reason=reason, model=str(data.get("model", "")))
+
+
+def _reply_of_stream(body: bytes) -> Reply:
+    pieces: list[str] = []
+    usage, reason = UsageReader(b"event-stream", b""), "stop"
+    usage.feed(body)
+    for event in _events(body):
+        piece, ended = _streamed(event)
+        pieces.append(piece)
+        reason = ended or reason
+    if not pieces:
+        raise BadReply("The upstream answered a call with a stream that holds no completion.")
+    return Reply("".join(pieces), usage.usage() or Usage(), finish_reason=reason)
+
+
+def _streamed(event: object) -> tuple[str, str]:
+    """The text that one event adds, and the finish reason where it names one, in any of the APIs' words."""
+    if not isinstance(event, dict):
+        return "", ""
+    kind = event.get("type")
+    if kind == "response.output_text.delta":
+        return str(event.get("delta", "")), ""
+    delta: Any = event.get("delta")
+    if isinstance(delta, dict):
+        return str(delta.get("text") or ""), str(delta.get("stop_reason") or "")
+    choices = event.get("choices")
+    choice: dict[str, Any] = {}
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        choice = choices[0]
+    said = choice["delta"] if isinstance(choice.get("delta"), dict) else choice
+    return str(said.get("content") or said.get("text") or ""), str(choice.get("finish_reason") or "")
+
+
+def _said(api: Api, data: dict[str, Any]) -> tuple[str | None, str]:
+    """Text and finish reason; no text at all is None."""
+    try:
+        if api in ("chat", "completions"):
+            choice = data["choices"][0]
+            text = choice["message"]["content"] if api == "chat" else choice["text"]
+            return text if isinstance(text, str) else None, str(choice.get("finish_reason") or "stop")
+        if api == "messages":
+            parts, reason = data["content"], data.get("stop_reason")
+        else:
+            parts = [part for item in data["output"] if item.get("type") == "message" for part in item["content"]]
+            reason = data.get("status")
+        texts = [part["text"] for part in parts if part.get("type") in ("text", "output_text")]
+        return "".join(texts) if texts else None, str(reason or "stop")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None, ""
+
+
+# ---- usage -----------------------------------------------------------------------------------------------------------
+
+
+class UsageReader:
+    """Reads the usage out of an answer that passes by, whole or streamed, compressed or not. Changes nothing.
+
+    Keeps the two ends of long answers only: that is where usage stands.
+    """
+
+    def __init__(self, content_type: bytes, content_encoding: bytes) -> None:
+        self._streamed = b"event-stream" in content_type
+        self._readable = content_encoding in (b"", b"identity", b"gzip", b"deflate")
+        self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32) if content_encoding in (b"gzip", b"deflate") else None
+        self._head = bytearray()
+        self._tail = bytearray()
+
+    def feed(self, piece: bytes) -> None:
+        if not self._readable:
+            return
+        if self._inflate is not None:
+            try:
+                piece = self._inflate.decompress(piece, _WHOLE_BYTES)
+            except zlib.error:
+                self._readable = False
+                return
+        room = (_HEAD_BYTES if self._streamed else _WHOLE_BYTES) - len(self._head)
+        self._head += piece[:room]
+        if room < len(piece):
+            self._tail += piece[max(room, 0) :]
+            del self._tail[:-_TAIL_BYTES]
+
+    def usage(self) -> Usage | None:
+        """None where the answer does not say, or cannot be read."""
+        if not self._readable:
+            return None
+        if not self._streamed:
+            return None if self._tail else _usage(_parsed(bytes(self._head)))
+        found = [usage for data in _events(self._head, self._tail) if (usage := _usage(data))]
+        if not found:
+            return None
+        # Anthropic's first event has the prompt, its last the completion; others say all at the end.
+        return Usage(*(max(getattr(usage, name) for usage in found) for name in _COUNTS))
+
+
+_COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens")
+
+
+def _events(*parts: bytes | bytearray) -> Iterable[object]:
+    for part in parts:
+        for line in re.split(rb"\r\n|\r|\n", bytes(part)):
+            if line.startswith(b"data:"):
+                yield _parsed(line[5:])
+
+
+def _parsed(data: bytes) -> object:
+    try:
+        return cast(object, orjson.loads(data))
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _usage(data: object) -> Usage | None:
+    """The usage of a completion, a chunk or an event, in any of the APIs' words; None where there is none."""
+    if not isinstance(data, dict):
+        return None
+    inner = next((data[key] for key in ("message", "response") if isinstance(data.get(key), dict)), data)
+    usage = data.get("usage") or inner.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    cached = _count(details, "cached_tokens") + _count(usage, "cache_read_input_tokens")
+    # Anthropic counts what it read from or wrote to its cache beside the input, the others within it.
+    beside = _count(usage, "cache_read_input_tokens") + _count(usage, "cache_creation_input_tokens")
+    prompt = _count(usage, "prompt_tokens") or _count(usage, "input_tokens") + beside
+    completion = _count(usage, "completion_tokens") or _count(usage, "output_tokens")
+    return Usage(prompt, min(cached, prompt), completion)
+
+
+def _count(usage: object, name: str) -> int:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -1,0 +1,165 @@
+"""One request under way, with its two ends: the client's, which is ASGI, and the upstream's, which is a connection.
+
+Passes bytes and headers on and changes neither. What to send is decided elsewhere (`gateway.py`, `long_texts.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from ..core import Usage
+from .access import Caller
+from .calls import UsageReader
+from .headers import Headers, RequestHead, read_response, with_length
+from .refusals import ClientGone, Refused
+from .telemetry import ErrorKind, Metrics, log_upstream_error
+from .transport import Response
+from .upstreams import Upstream
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An answer that has been read to its end."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+@dataclass(slots=True)
+class Exchange:
+    """status: of the answer, once it is known. answering: it has begun. finished: the client has all of it.
+
+    spent: by calls of a strategy's own, before the one that is answered with.
+    uploaded: set when a body that is passed on in pieces has come to its end; None where it was read whole.
+    """
+
+    method: str
+    path: str
+    target: bytes
+    head: RequestHead
+    caller: Caller
+    receive: Receive
+    send: Send
+    metrics: Metrics
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    arrived_at: float = field(default_factory=time.time)
+    status: int | None = None
+    answering: bool = False
+    finished: bool = False
+    uploaded: asyncio.Event | None = None
+    spent: Usage = field(default_factory=Usage)
+
+    # ---- the client's end --------------------------------------------------------------------------------------------
+
+    async def receive_piece(self) -> tuple[bytes, bool]:
+        """The next piece of the body, and whether there is more. Raises ClientGone."""
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        return message.get("body", b""), message.get("more_body", False)
+
+    @contextmanager
+    def until_client_leaves(self) -> Iterator[None]:
+        """Cancels what is inside when the client leaves, and turns that into ClientGone."""
+        serving = asyncio.current_task()
+        assert serving is not None
+        left = False
+
+        async def watch() -> None:
+            nonlocal left
+            if self.uploaded is not None:
+                await self.uploaded.wait()  # until then whoever reads the body learns it
+            while (await self.receive())["type"] != "http.disconnect":
+                pass
+            if not self.finished:
+                left = True
+                serving.cancel()
+
+        watching = asyncio.ensure_future(watch())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not left:
+                raise
+            serving.uncancel()
+            raise ClientGone from None
+        finally:
+            watching.cancel()
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        self.status, self.answering, self.finished = status, True, True
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def relay(
+        self, upstream: Upstream, response: Response | Whole, extra: Headers, reader: UsageReader | None = None
+    ) -> None:
+        """Hand an answer on as it comes. Where it breaks off, so does ours: the client must see it."""
+        headers = read_response(response.headers) + extra
+        if isinstance(response, Whole) or response.body_done:
+            if reader is not None:
+                reader.feed(response.body)
+            await self.answer(response.status, headers, response.body)
+            return
+        self.status, self.answering = response.status, True
+        try:
+            await self.send({"type": "http.response.start", "status": response.status, "headers": headers})
+            async for piece in response:
+                if reader is not None:
+                    reader.feed(piece)
+                await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+        except httpx.HTTPError as error:
+            self.note(upstream, error)
+            raise ClientGone from None  # nothing can be said any more; the server cuts the connection
+        finally:
+            await response.aclose()
+        self.finished = True
+        await self.send({"type": "http.response.body", "body": b""})
+
+    # ---- the upstream's end ------------------------------------------------------------------------------------------
+
+    async def ask(self, upstream: Upstream, body: bytes | AsyncIterator[bytes], length: int | None = None) -> Response:
+        """The upstream's answer, its body not yet read. Raises Refused where there is none.
+
+        length: of a body that is not the one that came.
+        """
+        headers = self.head.forwarded if length is None else with_length(self.head.forwarded, length)
+        try:
+            return await upstream.pool.send(
+                self.method.encode("ascii"),
+                upstream.target(self.target),
+                [(b"host", upstream.pool.host), *headers],
+                body,
+            )
+        except httpx.HTTPError as error:
+            self.note(upstream, error)
+            name = f"The upstream {upstream.name!r}"
+            if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+                raise Refused(504, None, f"{name} did not answer in time ({type(error).__name__}).") from None
+            raise Refused(502, None, f"{name} cannot be reached or broke off ({type(error).__name__}).") from None
+
+    def note(self, upstream: Upstream, error: httpx.HTTPError) -> None:
+        kind = next(kind for cause, kind in _KINDS if isinstance(error, cause))
+        self.metrics.upstream_error(upstream.name, kind)
+        log_upstream_error(self.id, upstream.name, kind, error)
+
+
+_KINDS: tuple[tuple[type[httpx.HTTPError], ErrorKind], ...] = (
+    (httpx.TimeoutException, "timeout"),
+    (httpx.ConnectError, "connect"),
+    (httpx.ProtocolError, "protocol"),
+    (httpx.HTTPError, "reset"),
+)

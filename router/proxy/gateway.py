@@ -1,0 +1,253 @@
+"""The door of the proxy: lets a request in, finds its upstream, and sends it on, as it came or by `long_texts.py`.
+
+    admit ──▶ read the body ──▶ choose the upstream ──▶ short or not ours: pass on
+                                                    └─▶ long: look at it
+
+Most requests are short: their bodies are never parsed (but for the model's name, where there are several upstreams).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import orjson
+
+from ..settings import ProxySettings
+from .access import Doorkeeper, RateLimit
+from .exchange import Exchange, Receive, Scope, Send
+from .headers import Headers, RequestHead, ours, read_request, with_key
+from .long_texts import LongTexts
+from .refusals import ClientGone, Refused, error_body
+from .routing import AUTO, OFF, Steering
+from .telemetry import Metrics
+from .texts import Api
+from .upstreams import Upstream, Upstreams
+
+_BYTES_PER_TOKEN = 4
+_SMALL_BODY = 64 << 10
+_MODEL_LIST_BYTES = 16 << 20
+_HELD_FACTOR = 8  # bodies under inspection together hold at most this many times the longest one
+
+
+class Gateway:
+    """Everything that is an upstream's, as an ASGI application."""
+
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        settings: ProxySettings,
+        *,
+        doorkeeper: Doorkeeper,
+        long_texts: LongTexts,
+        metrics: Metrics,
+    ) -> None:
+        self._upstreams = upstreams
+        self._settings = settings
+        self._doorkeeper = doorkeeper
+        self._long_texts = long_texts
+        self._metrics = metrics
+        self._rate = RateLimit(settings.requests_per_minute)
+        self._held_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._metrics.in_flight += 1
+        exchange = None
+        try:
+            exchange = self._admit(scope, receive, send)
+            await self._serve(exchange)
+        except Refused as refusal:
+            await self._refuse(scope, send, refusal, exchange)
+        except ClientGone:
+            pass  # without an end of the answer, the server closes the connection
+        finally:
+            self._metrics.in_flight -= 1
+
+    def _admit(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
+        """Raises Refused."""
+        settings, head = self._settings, read_request(scope["headers"])
+        caller = self._doorkeeper.caller(head)
+        if caller is None:
+            raise Refused(401, "key", "This proxy asks for a key. Send one of its client keys as a bearer token.")
+        if self._metrics.in_flight > settings.max_concurrency:
+            raise Refused(503, "concurrency", "As many requests as allowed are under way.", retry_after_s=1)
+        wait_s = self._rate.wait_s(caller.name or (scope.get("client") or ("",))[0])
+        if wait_s:
+            raise Refused(429, "rate_limit", "This client has sent too many requests.", retry_after_s=wait_s)
+        if head.length is not None and head.length > settings.max_body_mb << 20:
+            raise Refused(413, "body_too_large", f"The body is longer than {settings.max_body_mb} MB.")
+        if head.upgrade:
+            raise Refused(501, "bad_request", "The proxy carries no WebSockets. Connect to the upstream directly.")
+        if caller.key_in in (b"authorization", b"x-api-key"):
+            head.forwarded = with_key(head.forwarded, "")  # our key is nobody else's business
+        target = scope.get("longroute.target") or _target(scope)
+        return Exchange(scope["method"], scope["path"], target, head, caller, receive, send, self._metrics)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        head = exchange.head
+        api = _api(exchange)
+        body, rest = await self._read(exchange, api)
+        upstream = self._upstream(exchange, body)
+        if upstream is None:
+            await self._models(exchange)
+            return
+        if upstream.key:
+            head.forwarded = with_key(head.forwarded, upstream.key, anthropic=exchange.path.startswith("/v1/messages"))
+        steering = self._steering(head, upstream)
+        if rest is not None:
+            exchange.uploaded = asyncio.Event()
+            with exchange.until_client_leaves():
+                await self._pass_on(exchange, upstream, api, _joined(body, rest))
+        elif api is not None and self._worth_a_look(head, body, steering):
+            self._held_bytes += len(body)
+            try:
+                with exchange.until_client_leaves():
+                    await self._long_texts.serve(exchange, upstream, api, body, steering)
+            finally:
+                self._held_bytes -= len(body)
+        else:
+            with exchange.until_client_leaves():
+                await self._pass_on(exchange, upstream, api, body)
+
+    async def _pass_on(
+        self, exchange: Exchange, upstream: Upstream, api: Api | None, body: bytes | AsyncIterator[bytes]
+    ) -> None:
+        try:
+            # A body that came in chunks has been put together: its length is known now.
+            length = len(body) if isinstance(body, bytes) and body and exchange.head.length is None else None
+            response = await exchange.ask(upstream, body, length)
+            await exchange.relay(upstream, response, [])
+        finally:
+            self._metrics.passed(upstream.name, api or "other", exchange.status)
+
+    # ---- parts -------------------------------------------------------------------------------------------------------
+
+    async def _read(self, exchange: Exchange, api: Api | None) -> tuple[bytes, AsyncIterator[bytes] | None]:
+        """The body where it may be held whole, else its beginning and the rest as it comes."""
+        limit = self._settings.max_inspected_mb << 20 if api else _SMALL_BODY
+        if self._held_bytes > _HELD_FACTOR * limit or (exchange.head.length or 0) > limit:
+            limit = 0
+        body, more = await exchange.receive_piece()
+        if not more:
+            return body, None
+        pieces, size = [body], len(body)
+        while more and size <= limit:
+            body, more = await exchange.receive_piece()
+            pieces.append(body)
+            size += len(body)
+        return b"".join(pieces), self._rest(exchange, size) if more else None
+
+    async def _rest(self, exchange: Exchange, size: int) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            piece, more = await exchange.receive_piece()
+            size += len(piece)
+            if size > self._settings.max_body_mb << 20:
+                raise Refused(413, "body_too_large", f"The body is longer than {self._settings.max_body_mb} MB.")
+            yield piece
+        if exchange.uploaded is not None:
+            exchange.uploaded.set()
+
+    def _upstream(self, exchange: Exchange, body: bytes) -> Upstream | None:
+        """The one named in a header, the only one, the one that serves the model, or the first.
+
+        None for the list of models, which is everybody's.
+        """
+        name = exchange.head.ours.get("upstream")
+        if name is not None:
+            if (named := self._upstreams.named(name)) is None:
+                known = ", ".join(upstream.name for upstream in self._upstreams.all)
+                raise Refused(400, "bad_request", f"x-longroute-upstream names no upstream. Known: {known}.")
+            return named
+        if self._upstreams.only is not None:
+            return self._upstreams.only
+        if exchange.method == "GET" and exchange.path.rstrip("/") == "/v1/models":
+            return None
+        if exchange.path.startswith("/v1/models/"):
+            return self._upstreams.of_model(exchange.path.removeprefix("/v1/models/"))
+        try:
+            model = orjson.loads(body).get("model")
+        except (orjson.JSONDecodeError, AttributeError):
+            model = None
+        return self._upstreams.of_model(model) if isinstance(model, str) else self._upstreams.all[0]
+
+    def _steering(self, head: RequestHead, upstream: Upstream) -> Steering:
+        strategy, known = head.ours.get("strategy"), (OFF, AUTO, *upstream.router.strategies)
+        if strategy is not None and strategy not in known:
+            raise Refused(400, "bad_request", f"x-longroute-strategy names no strategy. Known: {', '.join(known)}.")
+        return Steering(strategy, head.ours.get("prefer"))
+
+    def _worth_a_look(self, head: RequestHead, body: bytes, steering: Steering) -> bool:
+        long = len(body) >= self._settings.min_document_tokens * _BYTES_PER_TOKEN and steering.strategy != OFF
+        return (
+            (long or b'"longroute"' in body)
+            and not head.signed
+            and head.content_encoding in (b"", b"identity")
+            and (not head.content_type or b"json" in head.content_type)
+        )
+
+    async def _models(self, exchange: Exchange) -> None:
+        """The models of all upstreams as one list; who did not answer is named in a header."""
+
+        async def listed(upstream: Upstream) -> list[Any] | None:
+            own = exchange.head.forwarded
+            head = RequestHead(with_key(own, upstream.key) if upstream.key else own, {})
+            try:
+                asking = Exchange(
+                    "GET", exchange.path, exchange.target, head, exchange.caller, exchange.receive, exchange.send,
+                    self._metrics,
+                )  # fmt: skip
+                response = await asking.ask(upstream, b"")
+                data = orjson.loads(await response.read(_MODEL_LIST_BYTES))
+            except (Refused, httpx.HTTPError, orjson.JSONDecodeError):
+                return None
+            models = data.get("data") if isinstance(data, dict) and response.status == 200 else None
+            return models if isinstance(models, list) else None
+
+        lists = await asyncio.gather(*map(listed, self._upstreams.all))
+        missing = [u.name for u, models in zip(self._upstreams.all, lists, strict=True) if models is None]
+        body = orjson.dumps({"object": "list", "data": [model for models in lists for model in models or ()]})
+        headers: Headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await exchange.answer(200, headers + ours(missing_upstreams=", ".join(missing) or None), body)
+
+    async def _refuse(self, scope: Scope, send: Send, refusal: Refused, exchange: Exchange | None) -> None:
+        if refusal.reason:
+            self._metrics.rejected(refusal.reason)
+        if exchange is not None and exchange.answering:
+            return
+        body = error_body(scope["path"], refusal)
+        headers: Headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        if refusal.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % max(1, round(refusal.retry_after_s))))
+        if refusal.status == 413:  # the rest of the body is not waited for
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _api(exchange: Exchange) -> Api | None:
+    """The API whose requests may hold a long text. Other paths, and Assistants' `/messages`, are passed on."""
+    if exchange.method != "POST":
+        return None
+    path = exchange.path
+    if path == "/v1/messages":
+        return "messages"
+    if path.endswith("/chat/completions"):
+        return "chat"
+    if path.endswith("/completions"):
+        return "completions"
+    return "responses" if path.endswith("/responses") else None
+
+
+def _target(scope: Scope) -> bytes:
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
+    query: bytes = scope["query_string"]
+    return path + b"?" + query if query else path
+
+
+async def _joined(beginning: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield beginning
+    async for piece in rest:
+        yield piece

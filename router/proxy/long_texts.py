@@ -1,0 +1,269 @@
+"""A request that may hold a long text: looked at, decided, carried out, sent, rescued, recorded.
+
+Whatever fails before the upstream has answered, the original goes out, and a header says so. The thinking is done by
+`routing.py`, in a worker thread and within a time budget; this module makes the calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import reduce
+from typing import Any, TypeVar
+
+import httpx
+
+from ..backends.complaint import parse_complaint
+from ..core import Answer, Call, Reply, Usage
+from ..costs import charge
+from ..errors import BackendUnavailable, ConfigError, ContextTooLong, NoFeasibleStrategy, RouterError
+from ..router import smaller
+from ..settings import ProxySettings
+from .calls import UsageReader, call_body, reply_of
+from .exchange import Exchange, Whole
+from .headers import Headers, ours, value_of
+from .recording import estimate_in_brief, record_of
+from .records import DecisionLog, Record, Stage
+from .refusals import Refused
+from .routing import FULL, OFF, Considered, Steering, Step, consider, rescue, resume
+from .stopwatch import Stopwatch
+from .telemetry import Metrics, log_fail_open, log_request, span_writer
+from .texts import Api
+from .transport import Response
+from .upstreams import Upstream
+
+T = TypeVar("T")
+
+_WORKERS = 2  # more would only share the interpreter
+_BACKLOG = 16
+_COMPLAINT_BYTES = 1 << 20
+_REPLY_BYTES = 64 << 20
+_REFUSALS = (400, 413, 422)
+_TRACE_HEADERS = (b"traceparent", b"tracestate", b"baggage")
+
+
+class LongTexts:
+    """Serves what the gateway found worth a look."""
+
+    def __init__(self, settings: ProxySettings, log: DecisionLog, metrics: Metrics) -> None:
+        self._settings = settings
+        self._log = log
+        self._metrics = metrics
+        self._write_span = span_writer()
+        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="longroute")
+        self._under_way = 0
+
+    async def serve(self, exchange: Exchange, upstream: Upstream, api: Api, raw: bytes, steering: Steering) -> None:
+        """Raises Refused for what the request asks of us in vain, and where there is no answer."""
+        watch = Stopwatch()
+        considered, replay, failed = await self._considered(exchange, upstream, api, raw, steering, watch)
+        record = record_of(considered, exchange, upstream.name, api, failed)
+        self._log.add(record)
+        reader: UsageReader | None = None
+        try:
+            watch.enter("upstream_first_byte")
+            response: Response | Whole
+            if replay is not None:
+                response = replay
+            else:
+                response, considered, failed = await self._answered(exchange, upstream, api, considered, failed, watch)
+            watch.enter("relay")
+            reader = UsageReader(
+                value_of(response.headers, b"content-type"), value_of(response.headers, b"content-encoding")
+            )
+            await exchange.relay(upstream, response, _headers(considered, record, failed), reader)
+        finally:
+            watch.stop()
+            usage = reader.usage() if reader is not None and exchange.finished else None
+            self._complete(exchange, upstream, api, considered, usage, failed, watch)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Own work off the event loop. Raises TimeoutError past the budget, and at once where too much is waiting.
+
+        A thread cannot be stopped: what it finds after that is lost, but for the caches it fills.
+        """
+        if self._under_way >= _BACKLOG:
+            raise TimeoutError
+        self._under_way += 1
+        running = asyncio.get_running_loop().run_in_executor(self._workers, work)
+        running.add_done_callback(self._ended)
+        async with asyncio.timeout(self._settings.budget_s):
+            return await asyncio.shield(running)
+
+    def _ended(self, work: asyncio.Future[Any]) -> None:
+        self._under_way -= 1
+        if not work.cancelled():
+            work.exception()  # looked at, so that nobody is told of a failure that no longer matters
+
+    async def aclose(self) -> None:
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    # ---- before the upstream -----------------------------------------------------------------------------------------
+
+    async def _considered(
+        self, exchange: Exchange, upstream: Upstream, api: Api, raw: bytes, steering: Steering, watch: Stopwatch
+    ) -> tuple[Considered, Whole | None, Stage | None]:
+        """What to send; a finished answer, where the strategy has one; the stage that failed, where one did."""
+        settings = self._settings
+        original = Considered(OFF, "", raw, raw, raw)
+        try:
+            considered = await self.in_thread(
+                lambda: consider(
+                    raw,
+                    api,
+                    upstream.router,
+                    steering,
+                    watch=watch,
+                    min_document_tokens=settings.min_document_tokens,
+                    question_last=settings.question_last,
+                    holdout=settings.holdout,
+                    upstream=upstream.name,
+                )
+            )
+            original = replace(considered, strategy=OFF, body=considered.original, step=None)
+            return *await self._carried_out(exchange, upstream, api, considered, watch), None
+        except ConfigError as error:
+            raise Refused(400, "bad_request", str(error)) from None
+        except (ContextTooLong, NoFeasibleStrategy) as error:
+            return replace(original, reason=f"no strategy is possible: {error}"), None, None
+        except Exception as error:
+            log_fail_open(exchange.id, watch.stage, error)
+            reason = f"{watch.stage} failed ({type(error).__name__}), so the request went out as it came"
+            return replace(original, reason=reason), None, watch.stage
+
+    async def _carried_out(
+        self, exchange: Exchange, upstream: Upstream, api: Api, considered: Considered, watch: Stopwatch
+    ) -> tuple[Considered, Whole | None]:
+        """Make the calls of a strategy that needs several, up to the last, which is the caller's own."""
+        last: Whole | None = None
+        while (step := considered.step) is not None:
+            watch.enter("plan")
+            outcome, last = await self._perform(exchange, upstream, api, step, last)
+            resumed = await self.in_thread(lambda c=considered, o=outcome: resume(c, o, upstream.router))  # type: ignore[misc]
+            if isinstance(resumed, Answer):
+                if last is None:
+                    raise RuntimeError("the strategy gave up before it had asked the caller's question")
+                return replace(considered, step=None, shown=step.calls[-1].passages), last
+            considered = resumed
+        return considered, None
+
+    async def _perform(
+        self, exchange: Exchange, upstream: Upstream, api: Api, step: Step, last: Whole | None
+    ) -> tuple[tuple[Reply, ...] | RouterError, Whole | None]:
+        """Replies in order, or the first failure, which cancels the rest; and the last answer to the caller's own."""
+
+        async def one(call: Call, body: bytes | None) -> tuple[Reply, Whole]:
+            sent = call_body(api, step.original, call) if body is None else body
+            try:
+                response = await exchange.ask(upstream, sent, len(sent))
+                whole = Whole(response.status, response.headers, await response.read(_REPLY_BYTES))
+            except (Refused, httpx.HTTPError) as error:
+                raise BackendUnavailable(f"{upstream.name} broke off a call ({type(error).__name__}).") from None
+            if whole.status != 200:
+                raise parse_complaint(whole.body[:_COMPLAINT_BYTES]).error(
+                    whole.status, call, server=upstream.name, key="the caller's key"
+                )
+            return reply_of(api, _decoded(whole), value_of(whole.headers, b"content-type")), whole
+
+        tasks = [asyncio.ensure_future(one(c, b)) for c, b in zip(step.calls, step.bodies, strict=True)]
+        try:
+            results = await asyncio.gather(*tasks)
+        except RouterError as error:
+            return error, last
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        exchange.spent = reduce(Usage.__add__, (reply.usage for reply, _ in results), exchange.spent)
+        for (_, whole), body in zip(results, step.bodies, strict=True):
+            last = last if body is None else whole
+        return tuple(reply for reply, _ in results), last
+
+    # ---- the upstream's answer ---------------------------------------------------------------------------------------
+
+    async def _answered(
+        self,
+        exchange: Exchange,
+        upstream: Upstream,
+        api: Api,
+        considered: Considered,
+        failed: Stage | None,
+        watch: Stopwatch,
+    ) -> tuple[Response | Whole, Considered, Stage | None]:
+        """The upstream's answer to what was decided; to something else where it does not take that."""
+        response = await exchange.ask(upstream, considered.body, len(considered.body))
+        if response.status not in _REFUSALS:
+            return response, considered, failed
+        try:
+            refusal = Whole(response.status, response.headers, await response.read(_COMPLAINT_BYTES))
+        except httpx.HTTPError as error:
+            exchange.note(upstream, error)
+            raise Refused(502, None, f"The upstream {upstream.name!r} broke off a refusal.") from None
+        if considered.rewritten:  # it might have taken the original
+            reason = f"the upstream refused the shorter request ({refusal.status}), so the original was sent"
+            considered = replace(considered, strategy=OFF, reason=reason, body=considered.original, shown=())
+            return await exchange.ask(upstream, considered.body, len(considered.body)), considered, "refused"
+        shorter = smaller(considered.decision) if considered.decision and _too_long(refusal) else None
+        if shorter is None:
+            return refusal, considered, failed
+        try:
+            rescued = await self.in_thread(lambda: rescue(considered, upstream.router, shorter))
+            rescued, replay = await self._carried_out(exchange, upstream, api, rescued, watch)
+            return replay or await exchange.ask(upstream, rescued.body, len(rescued.body)), rescued, failed
+        except Exception as error:
+            log_fail_open(exchange.id, watch.stage, error)
+            return refusal, considered, "prepare"
+
+    def _complete(
+        self,
+        exchange: Exchange,
+        upstream: Upstream,
+        api: Api,
+        considered: Considered,
+        usage: Usage | None,
+        failed: Stage | None,
+        watch: Stopwatch,
+    ) -> None:
+        if usage is not None and considered.request is not None:
+            if considered.strategy == FULL and considered.body == considered.original:
+                upstream.router.sent_in_full(considered.request, usage)
+            usage = charge(usage + exchange.spent, upstream.router.profile_of(considered.request.model))
+        record = replace(
+            record_of(considered, exchange, upstream.name, api, failed),
+            status=exchange.status,
+            usage=usage,
+            timings_s=dict(watch.timings_s),
+        )
+        self._log.add(record)
+        self._metrics.completed(record)
+        log_request(record)
+        trace = {k.decode(): v.decode("latin-1") for k, v in exchange.head.forwarded if k in _TRACE_HEADERS}
+        self._write_span(record, trace)
+
+
+def _too_long(refusal: Whole) -> bool:
+    said = parse_complaint(_decoded(refusal)).error(refusal.status, Call((), ""), server="", key="")
+    return isinstance(said, ContextTooLong)
+
+
+def _decoded(whole: Whole) -> bytes:
+    """Raises httpx.DecodingError, an HTTPError, where the body is not what its header says."""
+    encoding = value_of(whole.headers, b"content-encoding")
+    if encoding in (b"", b"identity"):
+        return whole.body
+    return httpx.Response(200, headers=[(b"content-encoding", encoding)], content=whole.body).content
+
+
+def _headers(considered: Considered, record: Record, failed: Stage | None) -> Headers:
+    return ours(
+        strategy=considered.strategy,
+        reason=considered.reason or None,
+        decision_id=record.id,
+        tokens_before=considered.tokens_before,
+        tokens_after=considered.tokens_after,
+        estimate=estimate_in_brief(considered),
+        holdout="true" if considered.holdout else None,
+        fail_open=failed,
+    )

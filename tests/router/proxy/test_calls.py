@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longroute.router.core import Call, Message, Usage
+from longroute.router.errors import BadReply
+from longroute.router.proxy.calls import UsageReader, call_body, reply_of
+from longroute.router.proxy.texts import Api
+
+CALL = Call((Message("system", "Be brief."), Message("user", "Hello")), model="m", max_output_tokens=7, stop=("END",))
+
+ANSWERS: dict[Api, dict[str, Any]] = {
+    "chat": {
+        "model": "m-1",
+        "choices": [{"message": {"content": "Hi"}, "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}},
+    },
+    "completions": {
+        "model": "m-1",
+        "choices": [{"text": "Hi", "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}},
+    },
+    "responses": {
+        "model": "m-1",
+        "status": "length",
+        "output": [
+            {"type": "reasoning", "summary": []},
+            {"type": "message", "content": [{"type": "output_text", "text": "Hi"}]},
+        ],
+        "usage": {"input_tokens": 9, "output_tokens": 2, "input_tokens_details": {"cached_tokens": 4}},
+    },
+    "messages": {
+        "model": "m-1",
+        "content": [{"type": "thinking", "thinking": "..."}, {"type": "text", "text": "Hi"}],
+        "stop_reason": "length",
+        "usage": {
+            "input_tokens": 3,
+            "cache_read_input_tokens": 4,
+            "cache_creation_input_tokens": 2,
+            "output_tokens": 2,
+        },
+    },
+}
+
+STREAMS: dict[Api, list[dict[str, Any]]] = {
+    "chat": [
+        {"choices": [{"delta": {"role": "assistant"}}]},
+        {"choices": [{"delta": {"content": "H"}}]},
+        {"choices": [{"delta": {"content": "i"}, "finish_reason": "length"}]},
+        {"choices": [], "usage": ANSWERS["chat"]["usage"]},
+    ],
+    "completions": [
+        {"choices": [{"text": "Hi", "finish_reason": "length"}]},
+        {"choices": [], "usage": ANSWERS["chat"]["usage"]},
+    ],
+    "responses": [
+        {"type": "response.output_text.delta", "delta": "Hi"},
+        {"type": "response.completed", "response": {"usage": ANSWERS["responses"]["usage"]}},
+    ],
+    "messages": [
+        {"type": "message_start", "message": {"usage": ANSWERS["messages"]["usage"] | {"output_tokens": 1}}},
+        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hi"}},
+        {"type": "message_delta", "delta": {"stop_reason": "length"}, "usage": {"output_tokens": 2}},
+    ],
+}
+
+
+def sse(events: list[dict[str, Any]]) -> bytes:
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("api", ANSWERS)
+def test_a_whole_answer_is_read_in_every_api(api: Api) -> None:
+    reply = reply_of(api, json.dumps(ANSWERS[api]).encode())
+    assert (reply.text, reply.usage, reply.finish_reason) == ("Hi", Usage(9, 4, 2), "length")
+
+
+@pytest.mark.parametrize("api", STREAMS)
+def test_a_stream_is_read_in_every_api(api: Api) -> None:
+    reply = reply_of(api, sse(STREAMS[api]), b"text/event-stream; charset=utf-8")
+    assert (reply.text, reply.usage) == ("Hi", Usage(9, 4, 2))
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"choices": []}', b'{"choices": [{"message": null}]}'])
+def test_what_is_not_a_completion_is_an_error_that_does_not_quote_it(body: bytes) -> None:
+    with pytest.raises(BadReply) as caught:
+        reply_of("chat", body)
+    assert "<html>" not in str(caught.value)
+
+
+def test_a_call_takes_the_model_and_the_names_that_the_caller_uses() -> None:
+    body = json.loads(call_body("chat", {"model": "theirs", "max_tokens": 5, "tools": [1]}, CALL))
+    assert body == {
+        "model": "theirs",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
+        "max_tokens": 7,
+        "stop": ["END"],
+    }
+    assert "max_completion_tokens" in json.loads(call_body("chat", {}, CALL))
+
+
+def test_a_call_speaks_every_api() -> None:
+    messages = json.loads(call_body("messages", {"model": "claude"}, CALL))
+    assert messages["system"] == "Be brief."
+    assert [message["role"] for message in messages["messages"]] == ["user"]
+    assert messages["max_tokens"] == 7 and messages["stop_sequences"] == ["END"]
+    responses = json.loads(call_body("responses", {}, CALL))
+    assert responses["max_output_tokens"] == 7 and not responses["store"] and "stop" not in responses
+    assert json.loads(call_body("completions", {}, CALL))["prompt"] == "Be brief.\n\nHello"
+
+
+def usage_of(body: bytes, cuts: list[int], content_type: bytes, encoding: bytes = b"") -> Usage | None:
+    reader = UsageReader(content_type, encoding)
+    places = sorted(cut % (len(body) + 1) for cut in cuts)
+    for start, end in zip([0, *places], [*places, len(body)], strict=True):
+        reader.feed(body[start:end])
+    return reader.usage()
+
+
+@given(cuts=st.lists(st.integers(0, 10_000), max_size=8), api=st.sampled_from(list(STREAMS)), gzipped=st.booleans())
+def test_usage_does_not_depend_on_how_an_answer_is_cut(cuts: list[int], api: Api, gzipped: bool) -> None:
+    encoding = b"gzip" if gzipped else b""
+    stream, whole = sse(STREAMS[api]), json.dumps(ANSWERS[api]).encode()
+    squeeze = gzip.compress if gzipped else bytes
+    assert usage_of(squeeze(stream), cuts, b"text/event-stream", encoding) == Usage(9, 4, 2)
+    assert usage_of(squeeze(whole), cuts, b"application/json", encoding) == Usage(9, 4, 2)
+
+
+def test_usage_at_the_two_ends_of_a_long_stream_is_found() -> None:
+    filler = [{"type": "content_block_delta", "delta": {"text": "x" * 1000}}] * 500
+    events = [STREAMS["messages"][0], *filler, STREAMS["messages"][-1]]
+    assert usage_of(sse(events), [5, 5000, 70_000], b"text/event-stream") == Usage(9, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"), [(b"{}", b""), (b"no json", b""), (b"not gzip", b"gzip"), (b"\x00", b"br"), (b"", b"")]
+)
+def test_an_answer_without_usage_has_an_unknown_one(body: bytes, encoding: bytes) -> None:
+    assert usage_of(body, [1], b"application/json", encoding) is None
+    assert usage_of(body, [1], b"text/event-stream", encoding) is None
