@@ -17,7 +17,8 @@ from typing import cast
 import httpx
 import uvloop
 
-from longroute.router.proxy.transport import LeanTransport, Pool
+from longroute.router.proxy.pool import Pool
+from longroute.router.proxy.transport import LeanTransport
 
 from .machine import measured_on
 

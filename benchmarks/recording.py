@@ -169,14 +169,14 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self.background = Background()
+        self._background = Background()
         self._changed = threading.Condition()
         self._scripts: dict[bytes, Script] = {}
         self._exchanges: dict[bytes, list[Exchange]] = {}
         self._writers: set[asyncio.StreamWriter] = set()
         self._numbers = itertools.count(1)
         self._names = itertools.count(1)
-        self._server = self.background.run(listen(self._serve))
+        self._server = self._background.run(listen(self._serve))
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     @property
@@ -184,8 +184,8 @@ class Recorder:
         return f"http://127.0.0.1:{self.port}"
 
     def close(self) -> None:
-        self.background.run(self._stop())
-        self.background.close()
+        self._background.run(self._stop())
+        self._background.close()
 
     def add(self, script: Script) -> bytes:
         name = b"wire-%d" % next(self._names)
@@ -217,16 +217,16 @@ class Recorder:
 
     def drop_connections(self) -> None:
         """Closes every connection, idle ones too."""
-        self.background.run(self._drop())
+        self._background.run(self._drop())
 
     @contextmanager
     def down(self) -> Iterator[None]:
         """No one listens here for a while: connecting is refused."""
-        self.background.run(self._stop())
+        self._background.run(self._stop())
         try:
             yield
         finally:
-            self._server = self.background.run(listen(self._serve, self.port))
+            self._server = self._background.run(listen(self._serve, self.port))
 
     async def _stop(self) -> None:
         self._server.close()

@@ -258,7 +258,8 @@ def _text(said: str) -> Json:
 def _response_stream(body: Json) -> list[Json]:
     whole = _response(body)
     item = whole["output"][0]
-    begun = whole | {"status": "in_progress", "completed_at": None, "output": [], "usage": None}
+    begun = whole | {"status": "in_progress", "completed_at": None, "output": []}
+    del begun["usage"]
     events: list[Json] = [
         {"type": "response.created", "response": begun},
         {"type": "response.in_progress", "response": begun},

@@ -5,8 +5,8 @@
 A check sends exact bytes through a target to the recording upstream, looks at what arrived and what came back, and
 raises AssertionError with the difference. Through a proxy, and only there, these may differ: headers that concern one
 connection (RFC 9110, 7.6.1), `host`, the case of header names, the reason phrase, where chunks begin. LiteLLM
-reads chat completions and writes its own, so it is asked only what is one. Starting the targets is left to
-`targets.py`. Writes results/wire.md.
+reads chat completions and writes its own: it is asked only what is one, and where it fails, the list says whether more
+than the bytes is different. Starting the targets is left to `targets.py`. Writes results/wire.md.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ from .saving import measured
 from .stopwatch import Stopwatch
 from .telemetry import Metrics
 from .texts import Api
-from .transport import Timeouts
 from .upstreams import Upstreams, open_upstream
+from .wire import Timeouts
 
 _UNKNOWN_WINDOW = 10_000_000
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
@@ -126,14 +126,14 @@ def make_app(settings: Settings) -> App:
 
     def authorise(request: Request) -> Viewer | Response:
         caller = doorkeeper.caller(_head(request))
-        if caller is None or not (caller.admin or caller.name or doorkeeper.open):
+        # Where nobody has a name, the id of a decision is as good as a key to it.
+        if caller is None or not (caller.admin or caller.name or "id" in request.path_params):
             return error(401, "This needs a key: the admin's, or a client's for its own decisions.", "key_needed")
         return Viewer(caller.name, caller.admin)
 
     async def decide(request: Request) -> Response:
-        viewer = authorise(request)
-        if isinstance(viewer, Response):
-            return viewer
+        if doorkeeper.caller(_head(request)) is None:
+            return error(401, "This needs one of the proxy's client keys.", "key_needed")
         api = request.query_params.get("api")
         if api is not None and api not in get_args(Api):
             return error(400, f"api must be one of {', '.join(get_args(Api))}.", "invalid_api")
@@ -152,6 +152,8 @@ def make_app(settings: Settings) -> App:
             return error(503, f"This took longer than budget_s = {proxy.budget_s:g}.", "over_budget")
         except RouterError as refusal:
             return error(400, str(refusal), "cannot_decide")
+        except Exception as failure:  # a real request would go out as it came
+            return error(500, f"{watch.stage} failed ({type(failure).__name__}).", "failed")
         watch.stop()
         return Response(_output(considered, watch).model_dump_json(), media_type="application/json")
 
@@ -162,7 +164,12 @@ def make_app(settings: Settings) -> App:
         return JSONResponse({"status": "ready", "upstreams": [upstream.name for upstream in upstreams.all]})
 
     strategies = sorted({name for upstream in upstreams.all for name in upstream.router.strategies})
-    description = describe(ProxyDecideOutput, strategies=strategies, needs_key=not doorkeeper.open)
+    description = describe(
+        ProxyDecideOutput,
+        strategies=strategies,
+        client_keys=bool(proxy.client_keys),
+        admin_key=proxy.admin_key is not None,
+    )
 
     async def describe_ours(request: Request) -> Response:
         return JSONResponse(description)

@@ -29,73 +29,15 @@ Span = tuple[int, int]
 _EDGE = 4000  # characters at either end in which something about the text may be said
 _PARAGRAPHS = 8  # said at one end, at most
 _TAGS = 20_000  # more are not read
+_DEEPEST = 6  # elements in elements; deeper ones are part of the text
 _SHOTS_WITHIN = 20_000
 
 _TAG = re.compile(r"<(/?)([A-Za-z_][\w.:-]{0,40})((?:\s[^<>]{0,200})?)>")
-_MARKUP = frozenset(
-    [
-        "a",
-        "abbr",
-        "b",
-        "blockquote",
-        "body",
-        "br",
-        "caption",
-        "center",
-        "code",
-        "col",
-        "dd",
-        "div",
-        "dl",
-        "dt",
-        "em",
-        "figure",
-        "font",
-        "footer",
-        "form",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "head",
-        "header",
-        "hr",
-        "i",
-        "iframe",
-        "img",
-        "input",
-        "label",
-        "li",
-        "link",
-        "meta",
-        "nav",
-        "ol",
-        "option",
-        "p",
-        "pre",
-        "script",
-        "section",
-        "select",
-        "small",
-        "span",
-        "strong",
-        "style",
-        "sub",
-        "sup",
-        "svg",
-        "table",
-        "tbody",
-        "td",
-        "tfoot",
-        "th",
-        "thead",
-        "tr",
-        "u",
-        "ul",
-        "video",
-    ]
+_MARKUP = re.compile(
+    r"(?:abbr|a|blockquote|body|br|b|caption|center|code|col|dd|div|dl|dt|em|figure|font|footer|form|h[1-6r]|head|header|"
+    r"iframe|img|input|i|label|link|li|meta|nav|ol|option|pre|p|script|section|select|small|span|strong|style|sub|sup|svg|"
+    r"table|tbody|td|tfoot|thead|th|tr|ul|u|video)$",
+    re.IGNORECASE,
 )
 _TALK = re.compile(
     r"(?:user_?)?(?:question|quer(?:y|ies)|task|request|instructions?|rules?|guidelines?|examples?|format|output\w*|role|"
@@ -194,7 +136,7 @@ class _Element:
 
 
 def _tagged(text: str, strict: bool) -> Blocks | None:
-    tags = [tag for tag in islice(_TAG.finditer(text), _TAGS) if tag[2].lower() not in _MARKUP]
+    tags = [tag for tag in islice(_TAG.finditer(text), _TAGS) if not _MARKUP.match(tag[2])]
     elements = [e for e in _elements(tags) if not _TALK.match(e.name)]
     if strict:
         elements = [e for e in elements if _TEXT_NAME.match(e.name) or e.end - e.start > 0.6 * len(text)]
@@ -209,33 +151,36 @@ def _tagged(text: str, strict: bool) -> Blocks | None:
 
 def _elements(tags: Sequence[re.Match[str]]) -> Iterator[_Element]:
     """The outermost elements, of tags that are closed."""
+    last_opening = {tag[2]: tag.start() for tag in tags if not tag[1]}
     last_closing = {tag[2]: tag.start() for tag in tags if tag[1]}
     opening: re.Match[str] | None = None
     depth = 0
     for tag in tags:
+        if tag[3].endswith("/"):
+            continue
         if opening is None:
-            if not tag[1] and not tag[3].endswith("/") and last_closing.get(tag[2], -1) > tag.start():
+            if not tag[1] and last_closing.get(tag[2], -1) > tag.start():
                 opening, depth = tag, 1
-        elif tag[2] == opening[2] and not tag[3].endswith("/"):
+        elif tag[2] == opening[2]:
             depth += -1 if tag[1] else 1
-            # The last one closes in any case: a text may mention the tag that it stands in.
-            if depth == 0 or tag.start() == last_closing[tag[2]]:
+            # Of closings without an opening the last one counts: a text may mention the tag that it stands in.
+            last = tag.start() == last_closing[tag[2]]
+            if last or (depth <= 0 and last_opening[tag[2]] > tag.start()):
                 yield _Element(opening[2], opening.start(), (opening.end(), tag.start()), tag.end())
                 opening = None
 
 
-def _leaves(text: str, element: _Element, tags: Sequence[re.Match[str]]) -> Iterator[Span]:
+def _leaves(text: str, element: _Element, tags: Sequence[re.Match[str]], depth: int = 0) -> Iterator[Span]:
     """The texts in an element: its own, or those of its children where it holds nothing else."""
     start, end = element.inner
     within = [tag for tag in tags if start <= tag.start() < end]
     children = list(_elements(within))
-    own = len(text[start:end].strip()) if not children else _own_length(text, start, end, children)
-    if own:
+    if not children or depth == _DEEPEST or _own_length(text, start, end, children):
         yield from _trimmed(text, start, end)
         return
     for child in children:
         if not _LABEL_NAME.match(child.name) and not _TALK.match(child.name):
-            yield from _leaves(text, child, within)
+            yield from _leaves(text, child, within, depth + 1)
 
 
 def _own_length(text: str, start: int, end: int, children: Sequence[_Element]) -> int:

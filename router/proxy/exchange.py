@@ -18,11 +18,11 @@ import httpx
 from ..core import Usage
 from .access import Caller
 from .calls import UsageReader
-from .headers import Headers, RequestHead, read_response, with_length
+from .headers import RequestHead, read_response, with_length
 from .refusals import ClientGone, Refused
 from .telemetry import ErrorKind, Metrics, log_upstream_error
-from .transport import Response
 from .upstreams import Upstream
+from .wire import Headers, Response
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -18,13 +18,14 @@ import orjson
 from ..settings import ProxySettings
 from .access import Doorkeeper, RateLimit
 from .exchange import Exchange, Receive, Scope, Send
-from .headers import Headers, RequestHead, ours, read_request, with_key
+from .headers import RequestHead, ours, read_request, with_key
 from .long_texts import LongTexts
 from .refusals import ClientGone, Refused, error_body
 from .routing import AUTO, OFF, Steering
 from .telemetry import Metrics
 from .texts import Api
 from .upstreams import Upstream, Upstreams
+from .wire import Headers
 
 _BYTES_PER_TOKEN = 4
 _SMALL_BODY = 64 << 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-Headers = list[tuple[bytes, bytes]]
+from .wire import Headers
 
 # RFC 9110, 7.6.1: about one connection, not about the message. `Expect` is answered by our own server.
 _HOP_BY_HOP = frozenset(

@@ -1,6 +1,6 @@
 """Finds the long text in a request: the question, the documents with their exact places, and what must stay.
 
-Pure. A request is left alone unless it is clear what is asked, what the text is, and that the answer does not need every
+Pure. A request is left alone unless it is clear what is asked, what the text is, and that the answer needs not every
 word of it. Where in one string a text stands is left to `blocks.py`, what words mean to `wording.py`, and whether to
 shorten anything to the router.
 """
@@ -31,6 +31,7 @@ _BYTES_PER_TOKEN = 4
 _SHORT = 2000  # bytes: a string below is something said, not a text to shorten
 _OLDER_TURNS = 12  # a conversation with fewer is not long by its turns
 _LAST_TURNS = 4  # stay as they are before the question
+_LONGEST_FIELD = 30  # characters of a record's field, on average
 _SAMPLE = 6000  # characters to tell prose from code and data by
 
 
@@ -63,10 +64,13 @@ def locate(conversation: Conversation, *, min_tokens: int = 4000) -> Located | L
             return found
         if _n_bytes(texts[i].text[a:b] for i, (a, b) in found.documents) < min_bytes:
             return LeftAlone("no part of the request is long enough")
+    forbidden = _forbidden(conversation, found)
+    if forbidden:
+        return LeftAlone(forbidden)
     question = _question(conversation, asking, found)
     if isinstance(question, LeftAlone):
         return question
-    return _check(conversation, asking, found, question)
+    return _located(conversation, found, *question)
 
 
 # ---- documents -------------------------------------------------------------------------------------------------------
@@ -85,14 +89,16 @@ def _find(conversation: Conversation, asking: int) -> _Found | LeftAlone:
         asks_here = text.turn == asking and text.role == "user" and text.source == "message"
         whole = trim(text.text, 0, len(text.text))
         if text.mark == "document" or (text.source == "document" and not text.mark):
-            if not text.fixed:
+            if not text.fixed and whole[0] < whole[1]:
                 documents.append((i, whole))
                 shapes.append("marked" if text.mark else "document part")
         elif _is_short(text.text) or text.mark or marked:
             if asks_here:
                 said.append((i, whole))
         elif text.source == "tool_result":
-            if _is_prose(text.text) and not text.fixed:
+            if not _is_prose(text.text):
+                reason = "the text is code or data"
+            elif not text.fixed:
                 documents.append((i, whole))
                 shapes.append("tool result")
         elif text.role != "assistant" and not text.fixed:
@@ -100,6 +106,8 @@ def _find(conversation: Conversation, asking: int) -> _Found | LeftAlone:
             if not isinstance(blocks, str) and not all(_is_prose(text.text[a:b]) for a, b in blocks.spans):
                 blocks = "the text is code or data"
             if isinstance(blocks, str):
+                if asks_here:  # who knows what it asks for
+                    return LeftAlone(blocks)
                 reason = blocks
                 continue
             documents += ((i, span) for span in blocks.spans)
@@ -169,7 +177,7 @@ def _question(conversation: Conversation, asking: int, found: _Found) -> tuple[s
     if _option(conversation):
         return _option(conversation), None
     texts = conversation.texts
-    marked = [(i, trim(t.text, 0, len(t.text))) for i, t in enumerate(texts) if t.mark == "question"]
+    marked = [(i, trim(t.text, 0, len(t.text))) for i, t in enumerate(texts) if t.mark == "question" and t.text.strip()]
     candidates = marked or [(i, (a, b)) for i, (a, b) in found.said if asks(texts[i].text[a:b])]
     if not candidates:
         return LeftAlone("the last message of the user asks nothing")
@@ -183,27 +191,31 @@ def _question(conversation: Conversation, asking: int, found: _Found) -> tuple[s
     if not marked:
         first, last = core(texts[i].text[start:end])
         start, end = start + first, start + last
-    return texts[i].text[start:end], Place(texts[i].path, start, end)
+    question = texts[i].text[start:end]
+    if leans(question) and not marked and any(t.role == "assistant" and t.turn < asking for t in texts):
+        return LeftAlone("the question leans on the turns before it")
+    return question, Place(texts[i].path, start, end)
 
 
 # ---- what forbids it -------------------------------------------------------------------------------------------------
 
 
-def _check(
-    conversation: Conversation, asking: int, found: _Found, question: tuple[str, Place | None]
-) -> Located | LeftAlone:
+def _forbidden(conversation: Conversation, found: _Found) -> str:
+    """Why the task needs the whole text, or nothing."""
     texts = conversation.texts
-    words, question_place = question
     said = [texts[i].text[a:b] for i, (a, b) in found.said]
-    if any(needs_every_word(part) for part in (*said, words)):
-        return LeftAlone("the task needs every word of the text")
+    marked = [text.text for text in texts if text.mark == "question"]
+    if any(needs_every_word(part) for part in (*said, *marked, _option(conversation))):
+        return "the task needs every word of the text"
     if any(shows_examples(part) for part in said):
-        return LeftAlone("the request shows examples to follow")
+        return "the request shows examples to follow"
     if any(text.role == "system" and system_needs_every_word(text.text) for text in texts):
-        return LeftAlone("the system text sets a task that needs every word")
-    answered = any(text.role == "assistant" and text.turn < asking for text in texts)
-    if answered and question_place is not None and leans(words):
-        return LeftAlone("the question leans on the turns before it")
+        return "the system text sets a task that needs every word"
+    return ""
+
+
+def _located(conversation: Conversation, found: _Found, question: str, question_place: Place | None) -> Located:
+    texts = conversation.texts
     titles = Counter(texts[i].title for i, _ in found.documents)
     documents, places = [], []
     for i, (start, end) in sorted(found.documents):
@@ -211,7 +223,7 @@ def _check(
         documents.append(Document(texts[i].text[start:end], title if titles[title] == 1 else ""))
         places.append(Place(texts[i].path, start, end))
     return Located(
-        question=words,
+        question=question,
         question_place=question_place,
         documents=tuple(documents),
         places=tuple(places),
@@ -267,6 +279,6 @@ def _is_prose(text: str) -> bool:
     if len(lines) >= 8:
         for separator in ",\t;|":
             columns, n = Counter(line.count(separator) for line in lines).most_common(1)[0]
-            if columns >= 2 and n >= 0.8 * len(lines):
+            if columns >= 2 and n >= 0.8 * len(lines) and len(sample) < _LONGEST_FIELD * (columns + 1) * len(lines):
                 return False
     return code <= len(lines) / 4

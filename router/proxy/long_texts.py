@@ -23,7 +23,7 @@ from ..router import smaller
 from ..settings import ProxySettings
 from .calls import UsageReader, call_body, reply_of
 from .exchange import Exchange, Whole
-from .headers import Headers, ours, value_of
+from .headers import ours, value_of
 from .recording import estimate_in_brief, record_of
 from .records import DecisionLog, Record, Stage
 from .refusals import Refused
@@ -31,8 +31,8 @@ from .routing import FULL, OFF, Considered, Steering, Step, consider, rescue, re
 from .stopwatch import Stopwatch
 from .telemetry import Metrics, log_fail_open, log_request, span_writer
 from .texts import Api
-from .transport import Response
 from .upstreams import Upstream
+from .wire import Headers, Response
 
 T = TypeVar("T")
 

@@ -27,16 +27,18 @@ _ERRORS = {
     403: "The key does not reach this far, or a web page of another origin asks for what keys of the proxy pay for.",
     404: "Not among the decisions that are remembered and that the key may see.",
     413: "The body is longer than `max_inspected_mb`.",
+    500: "A stage of deciding failed; the request itself would be sent as it came.",
     503: "Deciding took longer than `budget_s`, or too much is waiting already.",
 }
 
 
-def describe(decided: type[BaseModel], *, strategies: Sequence[str], needs_key: bool) -> Json:
+def describe(decided: type[BaseModel], *, strategies: Sequence[str], client_keys: bool, admin_key: bool) -> Json:
     """An OpenAPI 3.1 document.
 
     decided: what `decide` answers with. strategies: what may be asked for by name.
-    needs_key: whether this proxy asks its callers for a key.
+    client_keys, admin_key: whether this proxy has them, and therefore asks for one.
     """
+    any_key = client_keys or admin_key
     models = (decided, DecisionsOutput, RecordOutput, SummaryOutput)
     _, schemas = models_json_schema(
         [(model, "serialization") for model in models], ref_template="#/components/schemas/{model}"
@@ -50,26 +52,26 @@ def describe(decided: type[BaseModel], *, strategies: Sequence[str], needs_key: 
             "description": "What the proxy decided, and what it would. All other paths are the upstream's.",
         },
         "paths": {
-            "/v1/longroute/decide": {"post": _decide(decided, strategies, needs_key)},
-            "/v1/longroute/decisions": {"get": _decisions(needs_key)},
-            "/v1/longroute/decisions/{id}": {"get": _decision(needs_key)},
+            "/v1/longroute/decide": {"post": _decide(decided, strategies, client_keys)},
+            "/v1/longroute/decisions": {"get": _decisions(any_key)},
+            "/v1/longroute/decisions/{id}": {"get": _decision(client_keys)},
             "/v1/longroute/summary": {
                 "get": _operation(
                     "summary", "Tokens and money saved, and what else the dashboard shows.", _json(SummaryOutput),
-                    needs_key=needs_key,
+                    needs_key=any_key,
                 )
             },
             "/v1/longroute/openapi.json": {
                 "get": _operation("openapi", "This description.", {"application/json": {"schema": {"type": "object"}}})
             },
             "/metrics": {
-                "get": _operation("metrics", "For Prometheus; needs the admin's key.", _TEXT, needs_key=needs_key)
+                "get": _operation("metrics", "For Prometheus; needs the admin's key.", _TEXT, needs_key=any_key)
             },
             "/longroute": {"get": _operation("dashboard", "The dashboard's page.", {"text/html": _TEXT["text/plain"]})},
             "/healthz": {"get": _operation("healthy", "Answers while the process lives.", _status("ok"))},
             "/readyz": {"get": _operation("ready", "Answers once requests are served.", _status("ready", "upstreams"))},
         },
-        "components": {"schemas": schemas, "securitySchemes": _security_schemes() if needs_key else {}},
+        "components": {"schemas": schemas, "securitySchemes": _security_schemes() if any_key else {}},
     }  # fmt: skip
 
 
@@ -80,7 +82,7 @@ def _decide(decided: type[BaseModel], strategies: Sequence[str], needs_key: bool
     choices = {"strategy": ["off", "auto", *strategies], "prefer": list(get_args(Prefer))}
     operation = _operation(
         "decide", "What would be done with a request, and why. Nothing is sent.", _json(decided),
-        refusals=(400, 413, 503), needs_key=needs_key,
+        refusals=(400, 413, 500, 503), needs_key=needs_key,
     )  # fmt: skip
     api = {"type": "string", "enum": list(get_args(Api))}
     return operation | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from typing import Any
 
@@ -41,15 +42,22 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=round(proxy.shutdown_s),
         backlog=4096,
     )
-    server = uvicorn.Server(config)
-    config.load()
     try:
         sockets = [config.bind_socket()]
     except SystemExit:
         raise ConfigError(f"Cannot listen on {proxy.host}:{proxy.port}; is something else listening there?") from None
-    host, port = sockets[0].getsockname()[:2]
-    print(f"longroute listens on http://{host}:{port}/v1 · dashboard http://{host}:{port}/longroute", flush=True)
-    server.run(sockets=sockets)
+    _Server(config).run(sockets=sockets)
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, once it does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or ():
+            host, port = listening.getsockname()[:2]
+            place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            print(f"longroute listens on {place}/v1 · dashboard {place}/longroute", flush=True)
 
 
 def _protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 
 import orjson
 
@@ -94,13 +94,14 @@ def splice(raw: bytes, edits: Sequence[Edit], remove: Sequence[JsonPath] = ()) -
         here = offsets[edit.place.path]
         changes.append((here[edit.place.start], here[edit.place.end], orjson.dumps(edit.text)[1:-1]))
     changes.sort()
-    pieces, done = [], 0
+    pieces: list[bytes] = []
+    done = 0
     for start, end, new in changes:
         if start < done or end < start:
             raise ValueError("Two edits overlap, or one ends before it starts; give each character to one edit.")
         pieces += (raw[done:start], new)
         done = end
-    return b"".join(chain(pieces, (raw[done:],)))
+    return b"".join((*pieces, raw[done:]))
 
 
 def prefix_end(raw: bytes, place: Place) -> int:

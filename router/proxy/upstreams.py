@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from ..errors import ConfigError
 from ..router import BaseRouter
 from ..settings import UpstreamSettings
-from .transport import Sender, Timeouts, open_pool
+from .transport import open_pool
+from .wire import Sender, Timeouts
 
 
 @dataclass(frozen=True, slots=True)

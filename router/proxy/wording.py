@@ -25,51 +25,55 @@ def _spaced(words: str) -> str:
 
 _ENGLISH_ORDERS = (
     _spaced(
-        r"""translate transliterate proof-?read re-?write re-?phrase re-?word re-?format paraphrase (?:copy-?)?edit polish
-    improve refine revise correct fix repair debug refactor format convert transform transcribe port redact anonymi[sz]e
-    normali[sz]e de-?duplicate sort clean count continue complete finish extend expand lengthen shorten condense simplify
-    punctuate capitali[sz]e repeat copy reproduce recite implement write add remove replace rename insert migrate
-    optimi[sz]e modify update change adapt generate create build extract parse split merge annotate label tag classify
-    categori[sz]e validate render turn_(?:this|these|the|it|them|all|that) make_(?:this|it|the|these|them|that)
-    put_(?:this|it|the|these|all|everything) go_on keep_going carry_on highlight filter
-    (?:list|find|give|name|return|mark)_(?:me_)?(?:every|each) find_all return_(?:all|the_(?:text|whole|full|entire))"""
+        r"""translate transliterate proof-?read re-?write re-?phrase re-?word re-?format paraphrase (?:copy-?)?edit
+        polish improve refine revise correct fix repair debug refactor format convert transform transcribe port
+        redact anonymi[sz]e normali[sz]e de-?duplicate sort clean count continue complete finish extend expand
+        lengthen shorten condense simplify punctuate capitali[sz]e repeat copy reproduce recite implement write
+        add remove replace rename insert migrate optimi[sz]e modify update change adapt generate create build
+        extract parse split merge annotate label tag classify categori[sz]e validate render
+        turn_(?:this|these|the|it|them|all|that) make_(?:this|it|the|these|them|that)
+        put_(?:this|it|the|these|all|everything) go_on keep_going carry_on highlight filter
+        (?:list|find|give|name|return|mark)_(?:me_)?(?:every|each) find_all
+        return_(?:all|the_(?:text|whole|full|entire))"""
     )
     + r"\b"
 )
 _EXACT_ORDERS_ELSEWHERE = _spaced(
-    r"""übersetze?\b übersetzen korrigieren?\b verbessere?\b verbessern überarbeiten?\b lektorieren?\b konvertieren?\b
-    formatieren?\b extrahieren?\b umschreiben umformulieren fortsetzen vervollständigen? wandle zähle schreibe?\b
-    ergänzen?\b setze?\b ersetzen?\b
-    tradui(?:s|sez|re)\b corrige[zr]?\b réécri(?:s|vez|re)\b reformule[zr]?\b convertis\w*\b convertir continue[zr]?\b
-    complète[zr]?\b compléter améliore[zr]?\b extrais\b extraire extrayez relis(?:ez)?\b écri(?:s|vez|re)\b compte[zr]?\b
-    traduce\b traducir traduzca\w* traduzir traduza\b corrija\w* corregir corrigir reescrib\w+ reescrev\w+ reformul\w+
-    convierte convierta converta\b continúa continúe completa\b completar extrae\b extraer extraiga extraia mejora\b
-    mejorar escrib[ea]\b escreva\b
-    traduci\b tradurre correggi\b correggere riscriv\w+ riformula\w* converti\b continua\b estrai\b migliora\b scrivi\b
-    vertaal\b vertalen herschrijf\w* herschrijven corrigeer verbeter\b przetłumacz\w* popraw\b przepisz przeredaguj
-    переведи(?:те)?\b перевести исправь(?:те)?\b исправить перепиши(?:те)?\b переписать переформулируй(?:те)?
-    отредактируй(?:те)? продолжи(?:те)?\b дополни(?:те)?\b преобразуй(?:те)? извлеки(?:те)? (?:по|под)считай(?:те)?
-    вычитай(?:те)? напиши(?:те)?\b çevir\w*\b düzelt\w*\b ترجم\w* صحح\w* دقق أعد_(?:كتابة|صياغة) حو[ّ]?ل\b أكمل استخرج
-    قم_ب(?:ترجمة|تصحيح)"""
+    r"""übersetze?\b übersetzen korrigieren?\b verbessere?\b verbessern überarbeiten?\b lektorieren?\b
+        konvertieren?\b formatieren?\b extrahieren?\b umschreiben umformulieren fortsetzen vervollständigen?
+        wandle zähle schreibe?\b ergänzen?\b setze?\b ersetzen?\b tradui(?:s|sez|re)\b corrige[zr]?\b
+        réécri(?:s|vez|re)\b reformule[zr]?\b convertis\w*\b convertir continue[zr]?\b complète[zr]?\b compléter
+        améliore[zr]?\b extrais\b extraire extrayez relis(?:ez)?\b écri(?:s|vez|re)\b compte[zr]?\b traduce\b
+        traducir traduzca\w* traduzir traduza\b corrija\w* corregir corrigir reescrib\w+ reescrev\w+ reformul\w+
+        convierte convierta converta\b continúa continúe completa\b completar extrae\b extraer extraiga extraia
+        mejora\b mejorar escrib[ea]\b escreva\b traduci\b tradurre correggi\b correggere riscriv\w+ riformula\w*
+        converti\b continua\b estrai\b migliora\b scrivi\b vertaal\b vertalen herschrijf\w* herschrijven
+        corrigeer verbeter\b przetłumacz\w* popraw\b przepisz przeredaguj переведи(?:те)?\b перевести
+        исправь(?:те)?\b исправить перепиши(?:те)?\b переписать переформулируй(?:те)? отредактируй(?:те)?
+        продолжи(?:те)?\b дополни(?:те)?\b преобразуй(?:те)? извлеки(?:те)? (?:по|под)считай(?:те)?
+        вычитай(?:те)? напиши(?:те)?\b çevir\w*\b düzelt\w*\b ترجم\w* صحح\w* دقق أعد_(?:كتابة|صياغة) حو[ّ]?ل\b
+        أكمل استخرج قم_ب(?:ترجمة|تصحيح)"""
 )
 _EXACT_ORDERS = f"(?:{_ENGLISH_ORDERS}|{_EXACT_ORDERS_ELSEWHERE})"
 _EXACT_ANYWHERE = _spaced(
-    r"""\btranslation_of\b \b(?:into|to)_(?:english|french|german|spanish|italian|dutch|portuguese|chinese|japanese|russian|arabic)\b
-    word_(?:for|by)_word verbatim sentence_by_sentence line_by_line
-    every_(?:single_)?(?:word|line|sentence|row|record|occurrence)\b each_occurrence
-    (?:corrected|fixed|revised|edited|improved|updated|translated|rewritten|full|complete|entire)_(?:text|version|file|code)\b
-   
-    without_(?:dropping|losing|omitting|changing|leaving|skipping)\b the_next_(?:chapter|scene|paragraph|part|line)
-    (?:how_many_(?:times_does_the|words|characters|letters|lines|sentences|paragraphs)) number_of_(?:words|occurrences)
-    all_(?:names|dates|numbers|entities|emails|addresses|mentions|occurrences|people|places|figures|amounts)\b
-    \bschreib\w*_.{0,80}\bum\b \bformulier\w*_.{0,80}\bum\b \bsetz\w*_.{0,80}\bfort\b
-    ins_(?:englische|deutsche|französische|spanische)\b
-    en_(?:anglais|français|allemand|espagnol)\b al_(?:inglés|español|francés|alemán)\b
-    на_(?:английский|русский|немецкий|французский) إلى_(?:الإنجليزية|العربية|الفرنسية)
-    (?:请|請|把|将|將|帮|幫).{0,20}(?:翻译|翻譯) (?:翻译|翻譯|译)(?:成|为|為|以下|下面|上|这|這) 改写 改寫 润色 潤色
-    校对 校對 续写 續寫 重写 重寫 修改 纠正 糾正 转换[成为] 轉換 提取(?:所有|全部) 补全 扩写 缩写成 纠错 写一[篇个首段]
-    翻訳して 翻訳し? 訳して 書き直 校正 言い換え 続きを 変換して 抽出して 修正して 直して
-    번역 교정 다시_써 고쳐 바꿔 변환 이어서_써 추출해"""
+    r"""\btranslation_of\b
+        \b(?:into|to)_(?:english|french|german|spanish|italian|dutch|portuguese|chinese|japanese|russian|arabic)\b
+        word_(?:for|by)_word verbatim sentence_by_sentence line_by_line
+        every_(?:single_)?(?:word|line|sentence|row|record|occurrence)\b each_occurrence
+        (?:corrected|fixed|revised|edited|improved|updated|translated|rewritten|full|complete|entire)_(?:text|version|file|code)\b
+        without_(?:dropping|losing|omitting|changing|leaving|skipping)\b
+        the_next_(?:chapter|scene|paragraph|part|line)
+        (?:how_many_(?:times|words|characters|letters|lines|sentences|paragraphs))
+        number_of_(?:words|occurrences)
+        all_(?:names|dates|numbers|entities|emails|addresses|mentions|occurrences|people|places|figures|amounts)\b
+        \bschreib\w*_.{0,80}\bum\b \bformulier\w*_.{0,80}\bum\b \bsetz\w*_.{0,80}\bfort\b
+        ins_(?:englische|deutsche|französische|spanische)\b en_(?:anglais|français|allemand|espagnol)\b
+        al_(?:inglés|español|francés|alemán)\b на_(?:английский|русский|немецкий|французский)
+        إلى_(?:الإنجليزية|العربية|الفرنسية) (?:请|請|把|将|將|帮|幫).{0,20}(?:翻译|翻譯)
+        (?:翻译|翻譯|译)(?:成|为|為|以下|下面|上|这|這) 改写 改寫 润色 潤色 校对 校對 续写 續寫 重写 重寫 修改
+        纠正 糾正 转换[成为] 轉換 提取(?:所有|全部) 补全 扩写 缩写成 纠错 写一[篇个首段] 翻訳して 翻訳し? 訳して
+        書き直 校正 言い換え 続きを 変換して 抽出して 修正して 直して 번역 교정 다시_써 고쳐 바꿔 변환 이어서_써
+        추출해"""
 )
 _EXACT = re.compile(rf"{_LEAD}{_EXACT_ORDERS}|{_EXACT_ANYWHERE}", re.IGNORECASE)
 
@@ -107,22 +111,23 @@ _QUESTION_WORD = re.compile(
         (?:кто|что|когда|где|куда|откуда|почему|зачем|как|как(?:ой|ая|ое|ие|ова|им)|сколько|чей|кого|кому|кем|чем)\b
         (?:من|ما|ماذا|متى|أين|لماذا|كيف|كم|هل|أي)\b"""
     )
-    + ")|谁|誰|什么|什麼|哪[个些里位一年]|多少|几[个名年位家项]|为什么|為什麼|为何|怎[么样]|如何|何[がをにでの時年人]|どこ|いつ|なぜ|どう"
+    + ")|谁|誰|什么|什麼|哪[个些里位一年]|多少"
+    r"|几[个名年位家项]|为什么|為什麼|为何|怎[么样]|如何|何[がをにでの時年人]|どこ|いつ|なぜ|どう"
     r"|どの|누구|무엇|언제|어디|왜|어떻게|몇",
     re.IGNORECASE,
 )
 _ANSWER_ORDER = re.compile(
     _LEAD
     + _spaced(
-        r"""answer explain describe summari[sz]e compare contrast discuss list name identify tell_me find give_(?:me|an?)
-        show outline analy[sz]e state define determine evaluate assess mention elaborate explore recap look_up
-        write_(?:me_)?an?_(?:[\w-]+_)?(?:summary|overview|abstract) tl;?dr
-        beantworten?\b erklären?\b beschreiben?\b fasse?\b zusammenfass\w+ nennen?\b vergleichen?\b erläutern?\b liste\b
-        répond(?:s|ez|re)\b explique[zr]?\b résume[zr]?\b décri(?:s|vez|re)\b compare[zr]?\b
-        respond[ea]\b contest[ae]\b explica\b explique\b resum[ea]\b resumir describ[ea]\b compara\b enumera\b
-        rispondi\b spiega\b riassumi\b descrivi\b responda\b explique\b resuma\b descreva\b
-        ответь(?:те)?\b объясни(?:те)?\b опиши(?:те)?\b сравни(?:те)?\b назови(?:те)?\b перечисли(?:те)? изложи\w*
-        أجب اشرح لخص صف اذكر قارن"""
+        r"""answer explain describe summari[sz]e compare contrast discuss list name identify tell_me find
+        give_(?:me|an?) show outline analy[sz]e state define determine evaluate assess mention elaborate explore
+        recap look_up write_(?:me_)?an?_(?:[\w-]+_)?(?:summary|overview|abstract) tl;?dr beantworten?\b
+        erklären?\b beschreiben?\b fasse?\b zusammenfass\w+ nennen?\b vergleichen?\b erläutern?\b liste\b
+        répond(?:s|ez|re)\b explique[zr]?\b résume[zr]?\b décri(?:s|vez|re)\b compare[zr]?\b respond[ea]\b
+        contest[ae]\b explica\b explique\b resum[ea]\b resumir describ[ea]\b compara\b enumera\b rispondi\b
+        spiega\b riassumi\b descrivi\b responda\b explique\b resuma\b descreva\b ответь(?:те)?\b
+        объясни(?:те)?\b опиши(?:те)?\b сравни(?:те)?\b назови(?:те)?\b перечисли(?:те)? изложи\w* أجب اشرح لخص
+        صف اذكر قارن"""
     )
     + "|回答|总结|總結|概括|概述|说明|解释|描述|比较|列出|介绍|要約|まとめ|説明|答え|教えて|요약|설명|대답|답하",
     re.IGNORECASE,
@@ -149,13 +154,13 @@ _INSTRUCTS = re.compile(
     r"\s*(?:[-*•]\s*)?(?:please\s+|bitte\s+)?(?:"
     + _spaced(
         r"""answer\b reply\b respond\b be\b use\b using\b do_not\b don['’]t\b never\b always\b only\b keep\b quote\b
-        cite\b give\b limit\b write\b format\b output\b return\b provide\b include\b avoid\b say\b stay\b make_sure\b
-        base\b ignore\b if_(?:the|you|it|there|unsure|not|no)\b your_(?:answer|reply|response|output)\b
+        cite\b give\b limit\b write\b format\b output\b return\b provide\b include\b avoid\b say\b stay\b
+        make_sure\b base\b ignore\b if_(?:the|you|it|there|unsure|not|no)\b
+        your_(?:answer|reply|response|output)\b
         you_(?:are|answer|help|act|respond|work|must|should|may|can|will)\b the_answer_(?:should|must)\b
-        in_your_answer note_that i_(?:need|want)\b
-        antworten?\b verwende\w* nutze\b benutze\b wenn_ falls_ gib\b zitiere sei\b halte\b
-        répond\w* utilise\w* si_ sois\b cite[zr]?\b ne_ donne[zr]?\b responda?e?\b usa\b cita\b sé\b
-        ответ\w* используй\w* если_ будь\w*\b أجب استخدم إذا"""
+        in_your_answer note_that i_(?:need|want)\b antworten?\b verwende\w* nutze\b benutze\b wenn_ falls_ gib\b
+        zitiere sei\b halte\b répond\w* utilise\w* si_ sois\b cite[zr]?\b ne_ donne[zr]?\b responda?e?\b usa\b
+        cita\b sé\b ответ\w* используй\w* если_ будь\w*\b أجب استخدم إذا"""
     )
     + r"|请|請|回答|如果|仅|只|答案|#{1,6}\s*(?:instructions?|guidelines?|rules?|notes?)\b)",
     re.IGNORECASE,
@@ -197,15 +202,18 @@ _CLAUSE = re.compile(r"[^.?!,:，：]{3,120}[,:，：]\s*")
 _SENTENCE = re.compile(r"(?:(?<=[.!?。！？؟:])|(?<=[.!?][\"'”»)]))\s+")
 
 _OF_QUESTION = (
-    r"(?:(?:my|user|the|here\s+is\s+the|your)\s+)?(?:question|query|instruction|q|frage|pregunta|domanda|pergunta|вопрос|سؤال|السؤال|"
-    r"soru|vraag|pytanie|task|request)|问题|問題|提问|请回答|質問|질문"
+    r"(?:(?:my|user|the|here\s+is\s+the|your)\s+)?(?:question|query|instruction|task|request|q|frage|pregunta|domanda|"
+    r"pergunta|вопрос|سؤال|السؤال|soru|vraag|pytanie)|问题|問題|提问|请回答|質問|질문"
 )
-_OF_ANSWER = r"(?:answer|a|response|output|antwort|réponse|respuesta|risposta|resposta|ответ|الإجابة|الجواب)|答案|回答|答え|答|답변|답"
+_OF_ANSWER = (
+    r"(?:answer|a|response|output|antwort|réponse|respuesta|risposta|resposta|ответ|الإجابة|الجواب)"
+    r"|答案|回答|答え|答|답변|답"
+)
 _OF_TEXT = (
-    r"(?:(?:the|source|input|full|given|reference)\s+)?(?:context|input|documents?|texte?|article|passage|report|transcript|"
-    r"source|content|contract|paper|story|material|excerpt|background|information|data|kontext|dokument|artikel|bericht|"
-    r"contexte|rapport|contexto|texto|documento|artículo|contesto|testo|articolo|текст|контекст|документ|статья|النص|"
-    r"السياق|الوثيقة|المقال|metin|tekst)|文本|上下文|文章|文档|材料|正文|内容|資料|文脈|本文|テキスト|문서|본문|문맥"
+    r"(?:(?:the|source|input|full|given|reference)\s+)?(?:context|input|documents?|texte?|article|passage|report|"
+    r"transcript|source|content|contract|paper|story|material|excerpt|background|information|data|kontext|dokument|"
+    r"artikel|bericht|contexte|rapport|contexto|texto|documento|artículo|contesto|testo|articolo|текст|контекст|документ|"
+    r"статья|النص|السياق|الوثيقة|المقال|metin|tekst)|文本|上下文|文章|文档|材料|正文|内容|資料|文脈|本文|テキスト|문서|본문|문맥"
 )
 _BOLD = r"[#*_\s>]{0,8}"
 QUESTION_LABEL = re.compile(
@@ -344,6 +352,6 @@ def points(paragraph: str) -> bool:
 
 
 def directs_the_model(text: str) -> bool:
-    """Whether a long text is itself instructions for a model, by the share of words that only such texts are full of."""
+    """Whether a long text is itself instructions for a model, by the share of words that only those are full of."""
     sample = text[:_SAMPLE] + text[len(text) // 2 : len(text) // 2 + _SAMPLE]
     return len(_TO_A_MODEL.findall(sample)) > _MOST_TO_A_MODEL * sample.count(" ")

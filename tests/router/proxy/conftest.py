@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from longroute.router.proxy import app as app_module
 from longroute.router.proxy.app import make_app
+from longroute.router.proxy.upstreams import open_upstream
 from longroute.router.settings import load_settings
 from longroute.tests.router.proxy.fakes import FakeUpstream, MakeProxy, Proxy
 
@@ -22,13 +22,12 @@ def make_proxy(monkeypatch: pytest.MonkeyPatch) -> MakeProxy:
         *, upstreams: Sequence[Mapping[str, Any]] = ({},), settings: Mapping[str, Any] | None = None, **proxy: Any
     ) -> Proxy:
         fakes: list[FakeUpstream] = []
-        real = app_module.open_upstream
 
         def open_fake(*args: Any, **options: Any) -> Any:
             fakes.append(FakeUpstream())
-            return replace(real(*args, **options), pool=fakes[-1])
+            return replace(open_upstream(*args, **options), pool=fakes[-1])
 
-        monkeypatch.setattr(app_module, "open_upstream", open_fake)
+        monkeypatch.setattr("longroute.router.proxy.app.open_upstream", open_fake)
         listed = [{"url": f"http://upstream-{n}.test/v1", **upstream} for n, upstream in enumerate(upstreams)]
         app = make_app(
             load_settings(

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from longroute.router.proxy.app import App
-from longroute.router.proxy.transport import Headers, Response
+from longroute.router.proxy.wire import Headers, Response
 
 QUESTION = "Who is the warden of station 137?"
 FACT = "The warden of station 137 is Mara Okafor, who took office in 1994."
@@ -170,7 +170,7 @@ class Proxy:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[httpx.AsyncClient]:
-        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=True)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             yield client
 

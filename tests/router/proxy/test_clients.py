@@ -249,7 +249,7 @@ def test_openai_chat_about_a_long_text_is_shortened(gpt: openai.OpenAI, asked: l
         "seed": 7,
     } | ({"stream": True} if stream else {})
     raw = gpt.chat.completions.with_raw_response.create(**sent)
-    said = "".join(c.choices[0].delta.content or "" for c in raw.parse()) if stream else _content(raw.parse())  # type: ignore[attr-defined]
+    said = "".join(c.choices[0].delta.content or "" for c in raw.parse()) if stream else _content(raw.parse())
     assert said == JSON_SAID
     assert raw.headers["x-longroute-strategy"] == "rag"
     assert int(raw.headers["x-longroute-tokens-after"]) < 0.4 * int(raw.headers["x-longroute-tokens-before"])
@@ -272,8 +272,8 @@ def test_openai_tools_beside_a_long_text_stay(gpt: openai.OpenAI, asked: list[As
 def test_openai_responses_about_a_long_text_are_shortened(gpt: openai.OpenAI, asked: list[Asked], stream: bool) -> None:
     sent: Any = {"model": "ada-1", "instructions": "Be brief.", "input": LONG, "tools": [RESPONSES_TOOL]}
     raw = gpt.responses.with_raw_response.create(**sent, stream=stream)
-    answer = raw.parse()
-    item = list(answer)[-1].response.output[0] if stream else answer.output[0]  # type: ignore[attr-defined]
+    answer: Any = raw.parse()
+    item = list(answer)[-1].response.output[0] if stream else answer.output[0]
     assert item.type == "function_call"
     assert raw.headers["x-longroute-strategy"] == "rag"
     assert_shortened(asked[-1], sent | {"stream": stream}, "input")
@@ -366,6 +366,14 @@ def test_anthropic_tries_again_when_the_upstream_says(
     assert f"in {RETRY_AFTER_MS / 1000:f} seconds" in caplog.text
 
 
+def test_an_anthropic_client_that_gives_up_waiting_ends_the_upstream_call(
+    claude: anthropic.Anthropic, asked: list[Asked]
+) -> None:
+    with pytest.raises(anthropic.APITimeoutError):
+        claude.with_options(timeout=0.3).messages.create(model="hangs", max_tokens=9, messages=user("Who?"))
+    assert asked[0].gone.wait(PATIENCE_S)
+
+
 def test_an_anthropic_stream_that_is_left_ends_the_upstream_call(
     claude: anthropic.Anthropic, asked: list[Asked]
 ) -> None:
@@ -387,7 +395,7 @@ def test_anthropic_messages_about_a_long_text_are_shortened(
         "stream": stream,
     }
     raw = claude.messages.with_raw_response.create(**sent)
-    answer = raw.parse()
+    answer: Any = raw.parse()
     kinds = (
         [e.content_block.type for e in answer if e.type == "content_block_start"]
         if stream
@@ -438,10 +446,24 @@ def test_langchain_raises_errors(langchain: Callable[..., Any]) -> None:
         langchain("status-429").invoke("Who?")
 
 
+def test_a_langchain_stream_that_is_left_ends_the_upstream_call(
+    langchain: Callable[..., Any], asked: list[Asked]
+) -> None:
+    stream = langchain("stalls").stream("Who?")
+    next(stream)
+    stream.close()
+    assert asked[0].gone.wait(PATIENCE_S)
+
+
 def test_langchain_about_a_long_text_is_shortened(langchain: Callable[..., Any], asked: list[Asked]) -> None:
-    assert langchain().invoke(LONG).text == SAID
-    place = "messages" if "messages" in asked[-1].body else "input"
-    assert_shortened(asked[-1], asked[-1].body | {place: user(LONG)}, place, 0, "content")
+    answer = langchain().invoke(LONG)
+    assert answer.text == SAID
+    headers = answer.response_metadata.get("headers", {})  # langchain-anthropic shows none
+    assert headers.get("x-longroute-strategy", "rag") == "rag"
+    assert headers or isinstance(langchain(), ChatAnthropic)
+    body = asked[-1].body
+    place = "messages" if "messages" in body else "input"
+    assert_shortened(asked[-1], body | {place: [body[place][0] | {"content": LONG}]}, place, 0, "content")
 
 
 def test_langchain_embeds(proxy: str) -> None:

@@ -221,7 +221,7 @@ SECRET = "the document says: hunter2"
         (BaseRouter, "plan", "prepare"),
         (BaseRouter, "count_tokens", "prepare"),
         (routing, "prefix_end", "decide"),
-        (routing.orjson, "loads", "parse"),
+        (routing, "orjson", "parse"),
     ],
 )
 @pytest.mark.parametrize("error", [RuntimeError(SECRET), MemoryError(), OSError(28, "No space left on device")])
@@ -234,10 +234,8 @@ def test_whatever_fails_inside_the_original_goes_out(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    if place is routing.orjson:  # a compiled module cannot be patched, its place in ours can
-        monkeypatch.setattr(routing, "orjson", type("Broken", (), {"loads": staticmethod(raising(error))}))
-    else:
-        monkeypatch.setattr(place, name, raising(error))
+    broken = type("Broken", (), {"loads": staticmethod(raising(error))}) if name == "orjson" else raising(error)
+    monkeypatch.setattr(place, name, broken)
     body = chat()
     answer = proxy.ask(body, headers=RAG)
     assert (answer.status_code, answer.json()) == (200, COMPLETION)

@@ -21,7 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from longroute.router.errors import ConfigError
-from longroute.router.proxy.transport import MAX_HEAD_BYTES, Headers, LeanTransport, Pool, Timeouts, open_pool
+from longroute.router.proxy.connection import MAX_HEAD_BYTES
+from longroute.router.proxy.pool import Pool
+from longroute.router.proxy.transport import LeanTransport, open_pool
+from longroute.router.proxy.wire import Headers, Timeouts
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,6 @@ from longroute.benchmarks.spoiling_proxy import Fault, SpoilingProxy
 from longroute.benchmarks.targets import running
 from longroute.benchmarks.wire import CHECKS, KNOWN, outcome
 from longroute.benchmarks.wire_target import Target
-
-PROXY = Path(__file__).resolve().parents[3] / "router" / "proxy" / "app.py"
 
 # What each check is there to notice; the longest beginning of its name counts.
 NOTICES: dict[str, Fault] = {
@@ -76,8 +73,6 @@ def upstream() -> Iterator[Recorder]:
 
 @pytest.fixture(scope="module")
 def longroute_target(upstream: Recorder) -> Iterator[Target]:
-    if not PROXY.exists():
-        pytest.skip("this version has no proxy (router/proxy/app.py)")
     with running("longroute", upstream.url) as started:
         yield Target("longroute", started.port, upstream)
 

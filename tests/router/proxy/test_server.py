@@ -1,0 +1,240 @@
+"""The proxy as a process: how it starts and stops, what it bounds, what it survives, what it writes down."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from longroute.benchmarks.recording import HOLD, Recorder, Script, chunked
+from longroute.tests.router.proxy.fakes import FACT, chat
+
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Recorder]:
+    with closing(Recorder()) as recorder:
+        yield recorder
+
+
+class Served:
+    """`longroute serve` in a process of its own; `log` is complete once it has ended."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        assert process.stdout is not None
+        self.said = process.stdout.readline()
+        self.url = self.said.split()[3].removesuffix("/v1") if "http://" in self.said else ""
+
+    def stop(self, patience_s: float = 20) -> str:
+        self.process.send_signal(signal.SIGTERM)
+        out, err = self.process.communicate(timeout=patience_s)
+        return out + err
+
+    def resident_mb(self) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+@contextmanager
+def serving(
+    upstream: Recorder | None, home: Path, *arguments: str, before: Any = None, **settings: Any
+) -> Iterator[Served]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LONGROUTE_")}
+    environment |= {f"LONGROUTE_{name}": str(value) for name, value in ({"EMBEDDING_MODEL": "none"} | settings).items()}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home), "NO_PROXY": "*", "OMP_NUM_THREADS": "1"}
+    named = ["--upstream", f"{upstream.url}/v1"] if upstream else []
+    process = subprocess.Popen(
+        [sys.executable, "-m", "longroute", "serve", *named, "--port", "0", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=before,
+    )
+    try:
+        yield Served(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# ---- starting --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "0.0.0.0", "--upstream", "http://u.test"], "client_keys"),
+        ([], "longroute serve --upstream"),
+        (["--upstream", "ftp://u.test"], "https://host"),
+        (["--upstream", "https://user:secret@u.test"], "api_key_env"),
+        (["--upstream", "http://u.test", "--holdout", "2"], "holdout"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_served(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with serving(None, tmp_path, *arguments) as served:
+        _, err = served.process.communicate(timeout=30)
+        assert served.process.returncode not in (0, None)
+        assert message in err and "Traceback" not in err and "secret" not in err
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with serving(None, tmp_path, "--upstream", "http://u.test", "--port", port) as served:
+            _, err = served.process.communicate(timeout=30)
+            assert port in err and "Traceback" not in err
+
+
+# ---- bounds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(upstream: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(upstream, tmp_path_factory.mktemp("home"), PROXY__MAX_HEAD_KB="8") as started:
+        yield started
+
+
+def test_a_head_without_end_is_cut_off(served: Served) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    for filler in (b"x-filler: " + b"a" * 1000 + b"\r\n", b"a" * 1000):
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n")
+            received = b""
+            try:
+                for _ in range(1000):
+                    client.sendall(filler)
+                while piece := client.recv(4096):
+                    received += piece
+            except OSError:
+                pass  # cut off while we were still talking
+            assert not received or received.startswith(b"HTTP/1.1 431")
+    assert httpx.get(f"{served.url}/healthz").json() == {"status": "ok"}
+
+
+def test_a_hundred_megabytes_pass_without_being_held(served: Served, upstream: Recorder) -> None:
+    name = upstream.add(Script((ANSWER,)))
+    before = served.resident_mb()
+    size = 100 << 20
+    body = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "' + b"a" * (size - 66) + b'"}]}'
+    answer = httpx.post(
+        f"{served.url}/v1/chat/completions",
+        content=body,
+        headers={"content-type": "application/json", "x-script": name.decode()},
+        timeout=60,
+    )
+    assert answer.content == b"{}"
+    exchange = upstream.exchange(name, 5)
+    assert exchange.body == body
+    assert served.resident_mb() - before < 60
+
+
+# ---- stopping --------------------------------------------------------------------------------------------------------
+
+
+def test_streams_under_way_finish_after_a_signal(upstream: Recorder, tmp_path: Path) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    name = upstream.add(Script((head + chunked(b"data: 1\n\n"), HOLD, chunked(b"data: 2\n\n") + b"0\r\n\r\n")))
+    with serving(upstream, tmp_path) as served:
+        with httpx.stream(
+            "POST", f"{served.url}/v1/chat/completions", content=b"{}", headers={"x-script": name.decode()}
+        ) as answer:
+            pieces = answer.iter_raw()
+            assert next(pieces) == b"data: 1\n\n"
+            served.process.send_signal(signal.SIGTERM)
+            with pytest.raises(httpx.ConnectError):
+                for _ in range(1000):
+                    httpx.get(f"{served.url}/readyz")
+            upstream.exchange(name, 5).release()
+            assert b"".join(pieces) == b"data: 2\n\n"
+        assert served.process.wait(20) in (0, -signal.SIGTERM)
+
+
+def test_a_signal_under_load_cuts_no_answer(upstream: Recorder, tmp_path: Path) -> None:
+    """A request gets its whole answer, or the connection is closed before a byte of it, as at any server's end."""
+    name = upstream.add(Script((0.02, ANSWER)))
+    whole, cut, begun = [], [], threading.Event()
+
+    def ask_on(url: str) -> None:
+        with httpx.Client() as client:
+            for number in range(200):
+                try:
+                    answer = client.post(f"{url}/v1/x", content=b"{}", headers={"x-script": name.decode()})
+                    whole.append(answer.content == b"{}")
+                except (httpx.ConnectError, httpx.ReadError, httpx.WriteError):
+                    return
+                except httpx.RemoteProtocolError as error:
+                    if "without sending a response" not in str(error):
+                        cut.append(str(error))
+                    return
+                if number == 3:
+                    begun.set()
+
+    with serving(upstream, tmp_path) as served:
+        threads = [threading.Thread(target=ask_on, args=(served.url,)) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        assert begun.wait(20)
+        served.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(30)
+        assert served.process.wait(20) in (0, -signal.SIGTERM)
+    assert len(whole) >= 64 and all(whole) and not cut
+
+
+# ---- faults of the machine -------------------------------------------------------------------------------------------
+
+
+def ask_long(served: Served, upstream: Recorder, **headers: str) -> httpx.Response:
+    name = upstream.add(Script((ANSWER,)))
+    sent = {"content-type": "application/json", "x-script": name.decode(), "x-longroute-strategy": "rag", **headers}
+    answer = httpx.post(f"{served.url}/v1/chat/completions", content=chat(), headers=sent, timeout=60)
+    assert answer.content == b"{}"
+    body = bytes(upstream.exchange(name, 5).body)
+    assert body == chat() if answer.headers["x-longroute-strategy"] == "off" else FACT.encode() in body
+    return answer
+
+
+def no_room() -> None:
+    """No file may grow: what a full disk looks like to SQLite."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def test_with_a_full_disk_requests_are_answered(upstream: Recorder, tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    with serving(upstream, tmp_path, before=no_room, EMBEDDING_MODEL="default", PROXY__BUDGET_S="60") as served:
+        assert ask_long(served, upstream).headers["x-longroute-strategy"] in ("rag", "off")
+
+
+def test_with_a_spoiled_cache_requests_are_answered(upstream: Recorder, tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    cache = tmp_path / "longroute"
+    cache.mkdir()
+    for name in ("cache.db", "embeddings", "vectors.db"):
+        (cache / name).write_bytes(b"\x00garbage" * 1000)
+    with serving(upstream, tmp_path, EMBEDDING_MODEL="default", PROXY__BUDGET_S="60") as served:
+        assert ask_long(served, upstream).headers["x-longroute-strategy"] in ("rag", "off")
+
+
+def test_the_log_holds_no_text_and_no_key(upstream: Recorder, tmp_path: Path) -> None:
+    keys = '{"search": "client-key-7"}'
+    with serving(upstream, tmp_path, PROXY__CLIENT_KEYS=keys) as served:
+        ask_long(served, upstream, **{"authorization": "Bearer sk-secret", "x-longroute-key": "client-key-7"})
+        httpx.get(f"{served.url}/v1/x?token=hunter2", headers={"x-longroute-key": "client-key-7"})
+        log = served.stop()
+    assert '"strategy": "rag"' in log and '"client": "search"' in log
+    for secret in ("sk-secret", "client-key-7", "hunter2", "warden", "Mara", "station"):
+        assert secret not in log
