@@ -25,7 +25,7 @@ from longroute.compressors.llmlingua2_compat import CompatLLMLingua2
 from longroute.compressors.llmlingua2_options import PromptOptions
 from longroute.router.core import TokenCounter
 from longroute.router.errors import ConfigError
-from longroute.router.tokens import counter_for
+from longroute.router.tokens import counter_from
 
 from .machine import measured_on
 from .tiny_models import FOLDERS, KINDS, LANGUAGES, invented_text, save
@@ -54,8 +54,28 @@ HOSTILE = [
     "نص عربي طويل " * 60 + "निर्णय " * 60,
     "委员会没有批准预算" * 80,
 ]
-FORCE = ["\n", ".", "?", "!", ",", "the", "not", "Mrs.", "two-thirds", "$3,200", "12", "de", "委员会", "не", "+", "(", ".*",
-         "budget for", "á", "##", "▁", " ", "[NEW1]", "\n\n", "member"]  # fmt: skip
+FORCE = [
+    *(
+        "\n",
+        ".",
+        "?",
+        "!",
+        ",",
+        "the",
+        "not",
+        "Mrs.",
+        "two-thirds",
+        "$3,200",
+        "12",
+        "de",
+        "委员会",
+        "не",
+        "+",
+        "(",
+        ".*",
+    ),
+    *("budget for", "á", "##", "▁", " ", "[NEW1]", "\n\n", "member"),
+]
 
 
 def texts(rng: random.Random) -> list[str]:
@@ -140,15 +160,16 @@ def by_reference(python: str, folder: Path, jobs: list[dict[str, Any]], fake: bo
 
 def counter_of(folder: Path) -> TokenCounter:
     """The tokenizer of the model as a counter: special tokens written out in a text count as one, as they do there."""
-    from longroute.router.tokens import counter_from
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return counter_from(lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids))
+    return counter_from(lambda text: len(tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]))
 
 
 def by_us(compressor: CompatLLMLingua2, case: dict[str, Any]) -> dict[str, Any]:
-    chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in case["options"].items()}
+    chosen: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in case["options"].items()
+    }
     try:
         return compressor.compress_prompt(case["context"], PromptOptions(**chosen)).as_dict()
     except ConfigError as error:

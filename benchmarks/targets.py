@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -41,8 +42,10 @@ def peer_versions() -> str:
 
 
 @contextmanager
-def running(kind: str, upstream_url: str, core: int | None = None) -> Iterator[Running]:
-    """A target until the block ends, on one processor core where that is asked for."""
+def running(
+    kind: str, upstream_url: str, core: int | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[Running]:
+    """A target until the block ends, on one processor core where that is asked for. settings: of longroute, by name."""
     if kind == "direct":
         yield Running(int(upstream_url.rpartition(":")[2]), None)
         return
@@ -51,6 +54,7 @@ def running(kind: str, upstream_url: str, core: int | None = None) -> Iterator[R
         log = Path(folder) / "log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LONGROUTE_")}
         environment |= {"HOME": folder, "XDG_CACHE_HOME": folder, "HF_HUB_OFFLINE": "1", "NO_PROXY": "*"}
+        environment |= {f"LONGROUTE_{name}": value for name, value in (settings or {}).items()}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 _command(kind, upstream_url, port, Path(folder)),
@@ -62,7 +66,7 @@ def running(kind: str, upstream_url: str, core: int | None = None) -> Iterator[R
         try:
             if core is not None:
                 os.sched_setaffinity(process.pid, {core})
-            _wait_for(process, port, log)
+            _wait_for(process, port, log, ready="/readyz" if kind == "longroute" else "")
             yield Running(port, process.pid)
         finally:
             process.terminate()
@@ -96,11 +100,16 @@ def _command(kind: str, upstream_url: str, port: int, folder: Path) -> list[str]
     return [sys.executable, "-m", "longroute", "serve", "--upstream", f"{upstream_url}/v1", "--port", str(port)]
 
 
-def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path, ready: str) -> None:
+    """Until it accepts connections and, where it has a path that tells, says that it is ready."""
     deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+        with suppress(OSError), closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as probe:
+            probe.connect()
+            if not ready:
+                return
+            probe.request("GET", ready)
+            if probe.getresponse().status == 200:
                 return
         time.sleep(0.05)
     raise RuntimeError(f"{process.args!r} did not start (exit {process.poll()}); it said:\n{log.read_text()[-2000:]}")

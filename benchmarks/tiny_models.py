@@ -30,7 +30,8 @@ _WORDS: dict[str, str] = {
     "ar": "لم يوافق المجلس على الميزانية لكل ميناء جديد إلا إذا صوت ثلثا الأعضاء قبل شهر مارس",
     "hi": "परिषद ने हर नए बंदरगाह के लिए बजट को मंजूरी नहीं दी जब तक दो तिहाई सदस्य मतदान नहीं करते",
     "zh": "委员会 没有 批准 每个 新 港口 的 预算 三千 二百 元 除非 至少 三分之二 成员 在 三月 十二 日 之前 投票 两次",
-    "ja": "評議会 は 新しい 港 ごと の 予算 を 承認 しません でした ただし 少なくとも 三分の二 が 三月 十二日 まで に 投票 する 場合 を 除き ます",
+    "ja": "評議会 は 新しい 港 ごと の 予算 を 承認 しません でした ただし 少なくとも 三分の二 が "
+    "三月 十二日 まで に 投票 する 場合 を 除き ます",
 }
 LANGUAGES = tuple(_WORDS)
 _UNSPACED = ("zh", "ja")
@@ -56,7 +57,7 @@ def tokenizer(kind: Kind, vocabulary_size: int = 800, more_texts: tuple[str, ...
 
     texts = [invented_text(language, 120, 0) for language in LANGUAGES] + list(more_texts)
     if kind == "bert":
-        made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        made = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106  # not a password
         made.normalizer = normalizers.BertNormalizer(lowercase=False)
         made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         made.decoder = decoders.WordPiece(prefix="##", cleanup=True)
@@ -72,8 +73,9 @@ def tokenizer(kind: Kind, vocabulary_size: int = 800, more_texts: tuple[str, ...
         )
         made.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
         special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        unknown = {"unk_token": "<unk>"}
         trainer = trainers.UnigramTrainer(
-            vocab_size=vocabulary_size, special_tokens=special, unk_token="<unk>", show_progress=False
+            vocab_size=vocabulary_size, special_tokens=special, show_progress=False, **unknown
         )
         made.train_from_iterator(texts, trainer)
     return made
@@ -109,7 +111,8 @@ def save(
     target = folder / FOLDERS[kind]
     own = tokenizer(kind, vocabulary_size, more_texts)
     names: dict[str, Any] = {**SPECIAL[kind], "mask_token": "[MASK]" if kind == "bert" else "<mask>"}
-    PreTrainedTokenizerFast(tokenizer_object=own, **names).save_pretrained(target)
+    fast: Any = PreTrainedTokenizerFast  # untyped there
+    fast(tokenizer_object=own, **names).save_pretrained(target)
     size: dict[str, Any] = {
         "vocab_size": own.get_vocab_size(),
         "hidden_size": hidden_size,

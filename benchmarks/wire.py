@@ -39,7 +39,6 @@ CHECKS: dict[str, Check] = _checks()
 # What longroute does differently, and why.
 KNOWN: dict[str, str] = {
     "connection_of_http_1_0_gets_no_chunks": "uvicorn frames an answer without a length in chunks for every client",
-    "failure_after_work_is_not_sent_again": "a kept connection that closes within 2 s without a byte gets one more try",
 }
 
 # LiteLLM translates chat completions, so only what is one can be asked of it.

@@ -24,6 +24,8 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Count = Callable[[str], int]
 
+_CLOSING = frozenset(".,;:!?)]}%…»”’。，、；：！？）】」』》")  # marks that stand close behind a word
+
 # A budget counts as used when no more than this share of it is left. Looking for the very last word of a long text
 # would take a dozen more counts of all of it.
 _SLACK = 0.002
@@ -120,7 +122,7 @@ def render(text: str, spans: Sequence[Span]) -> tuple[str, tuple[Span, ...], tup
     spans: ascending, not overlapping.
     Returns the text, the stretches (neighbours with only white space between them joined, with that space), and where
     each begins in the text. In place of what is left out stands a line break where a paragraph ended in it, a space
-    where it held white space or where two words would grow together, else nothing.
+    where it held white space or where two words would grow together, else nothing; and nothing before a full stop.
     """
     kept: list[Span] = []
     placed: list[int] = []
@@ -151,7 +153,7 @@ def _blank(text: str, gap: str, end: int, start: int) -> str:
     """What stands between text[:end] and text[start:] in place of the gap, which is not empty: one character or none,
     so that the result is never longer than the source."""
     before, after = text[end - 1], text[start]
-    if before.isspace() or after.isspace():
+    if before.isspace() or after.isspace() or after in _CLOSING:
         return ""
     if "\n" in gap and gap.replace(" ", "").replace("\r", "").find("\n\n") >= 0:
         return "\n"

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,7 @@ from .token_classifier import (
 )
 
 _LENGTH = 512  # tokens of a chunk with the two special ones; every batch is padded to it
+_REMEMBERED = 1 << 17  # words whose writing is remembered from one call to the next
 _DIGIT = re.compile(r"\d")
 _WORDS = re.compile(r'\b\w+\b|[<>=/!@#$%^&*()?":{}|\\`~;_+-]')
 
@@ -55,6 +57,7 @@ class CompatLLMLingua2:
         self._tokenizer = vocabulary.tokenizer
         self._count = counter.count
         self._max_batch_size = max_batch_size
+        self._pieces: dict[str, str] = {}  # how a token is written behind others
         # The reference frames every text in BERT's special tokens, whatever the model: to XLM-R these are unknown.
         ids = (self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[PAD]"))
         self._cls, self._sep, self._pad = (vocabulary.unk if number is None else number for number in ids)
@@ -131,14 +134,29 @@ class CompatLLMLingua2:
                 last = int(np.searchsorted(cuts, end, side="right")) - 1
                 if last >= 0 and cuts[last] > start:
                     end = int(cuts[last])
-            yield self._tokenizer.decoder.decode(tokens[start : end + 1])
+            yield self._written(tokens[start : end + 1])
             start = end + 1
+
+    def _written(self, tokens: Sequence[str]) -> str:
+        """Tokens as text. The two decoders that matter write every token but the first alike wherever it stands."""
+        decoder: Any = self._tokenizer.decoder
+        if type(decoder).__name__ not in ("WordPiece", "Metaspace") or not tokens:
+            text: str = decoder.decode(list(tokens))
+            return text
+        pieces = self._pieces
+        if len(pieces) > _REMEMBERED:
+            pieces.clear()
+        for token in tokens:
+            if token not in pieces:
+                pieces[token] = decoder.decode(["a", token])[1:]
+        return "".join([decoder.decode([tokens[0]]), *(pieces[token] for token in tokens[1:])])
 
     def _read(self, chunks: Sequence[str]) -> tuple[Ids, Mask]:
         """Token ids of chunks and which of them are not padding; shape (len(chunks), 512)."""
         ids = np.full((len(chunks), _LENGTH), self._pad, np.int64)
         inside = np.zeros((len(chunks), _LENGTH), np.bool_)
-        encoded = self._tokenizer.encode_batch([_valid(chunk) for chunk in chunks], add_special_tokens=False)
+        # The fast one leaves out offsets and the letters of tokens, which nobody asks for here.
+        encoded = self._tokenizer.encode_batch_fast([_valid(chunk) for chunk in chunks], add_special_tokens=False)
         for row, encoding in enumerate(encoded):
             line = [self._cls, *encoding.ids, self._sep][:_LENGTH]
             ids[row, : len(line)] = line
@@ -158,7 +176,9 @@ class CompatLLMLingua2:
 
     def _words(self, ids: Ids, mask: Mask, probabilities: Probabilities, force: _Force) -> Iterator[_Words]:
         numbers, tokens = np.unique(ids[mask], return_inverse=True)
-        table = _Table.of([self._tokenizer.id_to_token(number) or "" for number in numbers.tolist()], self._vocabulary, force)
+        table = _Table.of(
+            [self._tokenizer.id_to_token(number) or "" for number in numbers.tolist()], self._vocabulary, force
+        )
         rows = np.repeat(np.arange(len(ids)), mask.sum(axis=1))
         real = ~table.special[tokens]
         tokens, rows, raw = tokens[real], rows[real], probabilities[mask][real]
@@ -173,7 +193,9 @@ class CompatLLMLingua2:
         forced = np.where(certain, np.float32(1), raw)
         convert = force.options.token_to_word
         if convert == "mean":
-            scores, plain = _means(forced, starts, sizes), _means(raw, starts, sizes)
+            # Without overrides the reference adds the first token's probability again for each of the others.
+            plain = _means(np.repeat(raw[starts], sizes), starts, sizes)
+            scores = _means(forced, starts, sizes)
             python_floats = np.logical_and.reduceat(certain, starts) if len(starts) else np.zeros(0, np.bool_)
         elif convert == "first":
             scores, plain, python_floats = forced[starts], raw[starts], certain[starts]
@@ -214,7 +236,7 @@ class CompatLLMLingua2:
             labels: list[int] = []
             for part in islice(scored, len(chunks)):
                 keep = self._keep(part, reduce_rate, force, known)
-                texts.append(self._tokenizer.decoder.decode([part.words[i] for i in np.flatnonzero(keep).tolist()]))
+                texts.append(self._written([part.words[i] for i in np.flatnonzero(keep).tolist()]))
                 if force.options.return_word_label:
                     all_words += part.shown
                     labels += keep.astype(np.int64).tolist()

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from .compression import Ints
+from .compression import Ints, unspaced
 
 Kind = Literal["negation", "comparative", "condition", "number", "name", "identifier", "code", "table", "quotation"]
 RANKS: dict[Kind, int] = {
@@ -53,9 +53,11 @@ def protected_spans(text: str, kinds: Collection[Kind] = KINDS) -> list[Protecte
     if "quotation" in kinds:
         found += _matches(_QUOTATION, text, "quotation")
     if "identifier" in kinds:
-        found += _matches(_IDENTIFIER, text, "identifier")
+        for sign, pattern in _IDENTIFIERS.items():
+            if sign in text:
+                found += _matches(pattern, text, "identifier")
     if "number" in kinds:
-        found += _matches(_NUMBER, text, "number")
+        found += _numbers(text)
     found += [span for span in _words(text) if span.kind in kinds]
     return sorted(found, key=lambda span: (span.start, -span.end))
 
@@ -89,6 +91,19 @@ def _matches(pattern: re.Pattern[str], text: str, kind: Kind) -> Iterator[Protec
     return (Protected(match.start(), match.end(), kind) for match in pattern.finditer(text))
 
 
+def _numbers(text: str) -> Iterator[Protected]:
+    """Figures with their currency, sign, scale and unit; names with figures (GPT-4, Q3)."""
+    end = 0
+    for match in _NUMBER.finditer(text):
+        start = match.start()
+        before = _BEFORE_NUMBER.search(text, max(end, start - 16), start)
+        end = match.end()
+        # In scripts without spaces the letters before a figure are another word.
+        letters = before is not None and not any(map(unspaced, before.group()))
+        yield Protected(before.start() if before and letters else start, end, "number")
+    yield from _matches(_NUMERALS, text, "number")
+
+
 # ---- layout ----------------------------------------------------------------------------------------------------------
 
 _CODE = re.compile(
@@ -109,14 +124,14 @@ _QUOTATION = re.compile(
       | 「 [^「」\n]{1,300}+ 」 | 『 [^『』\n]{1,300}+ 』""",
     re.VERBOSE,
 )
-_IDENTIFIER = re.compile(
-    r"""\b (?: https?://|www\.) [^\s<>"']++ (?<![.,;:!?)])
-      | \b [\w.+-]{1,64}+ @ [\w-]++ (?: \. [\w-]++ )++
-      | (?<!\w) /(?: [\w.-]++ / )++ [\w.-]*+                                # paths
-      | \b [^\W_]++ (?: _ [^\W_]++ )++ \b (?: \( \) )?+                     # snake_case
-      | \b [a-z]++ (?: [A-Z][a-z0-9]++ )++ \b                               # camelCase""",
-    re.VERBOSE,
-)
+# By the character that a text must hold to hold one: most hold none, and to look for it is nearly free.
+_IDENTIFIERS = {
+    "://": re.compile(r"""\bhttps?://[^\s<>"']*[^\s<>"'.,;:!?)]"""),
+    "www.": re.compile(r"""\bwww\.[^\s<>"']*[^\s<>"'.,;:!?)]"""),
+    "@": re.compile(r"(?<![\w.+-])[\w.+-]{1,64}+@[\w-]++(?:\.[\w-]++)++"),
+    "/": re.compile(r"(?<!\w)/(?:[\w.-]++/)++[\w.-]*+"),
+    "_": re.compile(r"(?<![^\W_])[^\W_]++(?:_[^\W_]++)++(?:\(\))?+"),
+}
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
@@ -140,20 +155,23 @@ _UNITS = (
     "|dollars?|euros?|pounds?|cents?|yuan|rmb|yen|usd|eur|gbp|chf|am|pm|a\\.m\\.|p\\.m\\.|bc|ad|bce|ce|uhr"
     "|times|fold|x|tokens?|people|persons?|votes?|shares?|points?|degrees?"
 )
+# Begins with a digit, so that the search skips from digit to digit; what stands before it is found from there.
 _NUMBER = re.compile(
-    rf"""(?<![A-Za-z\d]) (?: (?: [$€£¥₹] | \b(?:US|AU|CA|HK)\$ | \b(?:USD|EUR|GBP|CHF|RMB) ) [ ]? )?+
-        [-+−±~≈<>≤≥]{{0,2}}+
-        \d++ (?: (?: [.,:/’'–-] | [ \u00a0\u202f](?=\d{{3}}(?!\d)) ) \d++ )*+
+    rf"""\d++ (?: (?: [.,:/’'–-] | [ \u00a0\u202f](?=\d{{3}}(?!\d)) ) \d++ )*+
         (?: st|nd|rd|th|er|re|ème|e|º|ª )?+
         (?: [ \u00a0\u202f-]? (?: {_SCALES} )(?![^\W_]) )?+
         [千万亿]*+ (?: [年月日天元人个個股岁歳円週] | 美元 | 公里 | 万円 )?+
         (?: [ \u00a0\u202f-]? (?: {_UNITS} | [€£¥$] )(?![^\W_]) (?: /[a-z]{{1,3}}\b )?+
-          | [ ]? (?: {_MONTHS} )\b (?: ,?[ ]\d{{4}}\b )?+ )?+
-      | \b (?: {_MONTHS} )\b \.?+ [ ] \d{{1,4}}+ (?: st|nd|rd|th )?+ (?: ,?[ ]\d{{4}}\b )?+
-      | [a-z]++ (?: -? \d++ )++ [a-z]*+                                    # B12, GPT-4, COVID-19, Q3
-      | [零一二三四五六七八九十百千万亿〇]{{2,}}+ | [½¼¾⅓⅔]""",
+          | [ ]? (?: {_MONTHS} )\b (?: ,?[ ]\d{{4}}\b )?+
+          )?+""",
     re.VERBOSE | re.IGNORECASE,
 )
+_BEFORE_NUMBER = re.compile(
+    rf"""(?: (?: [^\W\d_]{{1,12}} -? | (?<![^\W_]) (?: USD|EUR|GBP|CHF|RMB|US|AU|CA|HK ) [ ]? )?
+          (?: [$€£¥₹][ ]? )? [-+−±~≈<>≤≥]{{0,2}} | (?<![^\W_]) (?: {_MONTHS} )\.?[ ] | [-+−±~≈<>≤≥][$€£¥₹] ) \Z""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_NUMERALS = re.compile(r"[零一二三四五六七八九十百千万亿〇]{2,}+|[½¼¾⅓⅔]")
 
 # ---- words -----------------------------------------------------------------------------------------------------------
 

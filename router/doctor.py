@@ -25,6 +25,9 @@ PACKAGES = {
     "pypdf": "PDF (extra: files)",
     "python-docx": "DOCX (extra: files)",
     "markdownify": "HTML (extra: files)",
+    "uvicorn": "longroute serve (extra: proxy)",
+    "httptools": "longroute serve (extra: proxy)",
+    "prometheus-client": "longroute serve (extra: proxy)",
 }
 
 

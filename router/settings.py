@@ -52,6 +52,9 @@ class ProxySettings(BaseModel):
     holdout: float = Field(0.0, ge=0, le=0.5, description="Share sent as it came, so that the saving is measured.")
     min_document_tokens: int = Field(4000, ge=500, description="Shortest text worth looking at.")
     question_last: bool = Field(False, description="Whether `full` moves a question in front of its text behind it.")
+    stored_responses: bool = Field(
+        False, description="Whether Responses that the upstream stores for later turns may be made shorter, too."
+    )
     budget_s: float = Field(5.0, gt=0, description="Longest own work on one request; past it the original goes out.")
     max_body_mb: int = Field(1024, ge=1, description="Longest request body accepted.")
     max_inspected_mb: int = Field(32, ge=1, description="Longest body looked into; longer ones pass unread.")

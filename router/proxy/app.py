@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,58 +18,25 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..assemble import Router, make_profiles, make_retriever
-from ..core import ModelProfile, Prefer
-from ..errors import ConfigError, RouterError
-from ..outputs import DecideOutput, decide_output
+from ..core import ModelProfile
+from ..errors import ConfigError
 from ..settings import ProxySettings, Settings
 from .access import Doorkeeper
 from .dashboard.routes import Viewer, error, routes
+from .dry_run import DryRun, ProxyDecideOutput
 from .exchange import Receive, Scope, Send
 from .gateway import Gateway
-from .headers import RequestHead, read_request
+from .headers import read_request
 from .long_texts import LongTexts
 from .openapi import describe
 from .records import DecisionLog
-from .routing import AUTO, OFF, Considered, Steering, consider
 from .saving import measured
-from .stopwatch import Stopwatch
 from .telemetry import Metrics
-from .texts import Api
 from .upstreams import Upstreams, open_upstream
 from .wire import Timeouts
 
 _UNKNOWN_WINDOW = 10_000_000
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
-
-
-class LocatedOutput(BaseModel):
-    """A document in the request: characters `start` to `end` of the string at `path`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    document: str
-    path: list[str | int]
-    start: int
-    end: int
-
-
-class ProxyDecideOutput(BaseModel):
-    """`POST /v1/longroute/decide`: what would be done with this request, and why. Nothing is sent."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: int = 1
-    strategy: str = Field(description="off: the request would be left as it is.")
-    reason: str
-    api: str
-    shape: str = Field(description="How the long text was located; empty where none was.")
-    question: str = Field(description="The request's own words; empty where no long text was located.")
-    documents: list[LocatedOutput]
-    tokens_before: int | None = Field(description="Estimated prompt tokens as the request stands.")
-    tokens_after: int | None = Field(description="The same as it would be sent.")
-    passages: list[LocatedOutput] = Field(description="What would be shown, with offsets in the document's text.")
-    decision: DecideOutput | None
-    timings_s: dict[str, float]
 
 
 class App:
@@ -116,52 +82,33 @@ def make_app(settings: Settings) -> App:
     metrics = Metrics(lambda: measured(log.recent(log.limit, None)))
     long_texts = LongTexts(proxy, log, metrics)
     gateway = Gateway(upstreams, proxy, doorkeeper=doorkeeper, long_texts=long_texts, metrics=metrics)
+    warm = asyncio.Event()
     own_keys = any(upstream.key for upstream in upstreams.all)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        warming = asyncio.create_task(long_texts.warm_up(upstreams.all[0].router))
+        warming.add_done_callback(lambda done: warm.set())
         yield
+        warming.cancel()
         await upstreams.aclose()
         await long_texts.aclose()
 
     def authorise(request: Request) -> Viewer | Response:
-        caller = doorkeeper.caller(_head(request))
+        caller = doorkeeper.caller(read_request(request.scope["headers"]))
         # Where nobody has a name, the id of a decision is as good as a key to it.
         if caller is None or not (caller.admin or caller.name or "id" in request.path_params):
             return error(401, "This needs a key: the admin's, or a client's for its own decisions.", "key_needed")
         return Viewer(caller.name, caller.admin)
 
-    async def decide(request: Request) -> Response:
-        if doorkeeper.caller(_head(request)) is None:
-            return error(401, "This needs one of the proxy's client keys.", "key_needed")
-        api = request.query_params.get("api")
-        if api is not None and api not in get_args(Api):
-            return error(400, f"api must be one of {', '.join(get_args(Api))}.", "invalid_api")
-        raw = bytearray()
-        async for piece in request.stream():  # a body in chunks does not say how long it is
-            raw += piece
-            if len(raw) > proxy.max_inspected_mb << 20:
-                return error(413, f"The body is longer than {proxy.max_inspected_mb} MB.", "body_too_large")
-        ours, watch = _head(request).ours, Stopwatch()
-        steering = Steering(ours.get("strategy"), ours.get("prefer"))
-        try:
-            considered = await long_texts.in_thread(
-                lambda: _decided(bytes(raw), api, upstreams, steering, proxy, watch)  # type: ignore[arg-type]
-            )
-        except TimeoutError:
-            return error(503, f"This took longer than budget_s = {proxy.budget_s:g}.", "over_budget")
-        except RouterError as refusal:
-            return error(400, str(refusal), "cannot_decide")
-        except Exception as failure:  # a real request would go out as it came
-            return error(500, f"{watch.stage} failed ({type(failure).__name__}).", "failed")
-        watch.stop()
-        return Response(_output(considered, watch).model_dump_json(), media_type="application/json")
-
     async def healthy(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def ready(request: Request) -> Response:
-        return JSONResponse({"status": "ready", "upstreams": [upstream.name for upstream in upstreams.all]})
+        """Requests are served before, too; but the first long ones would go out as they came."""
+        status = "ready" if warm.is_set() else "warming up"
+        names = [upstream.name for upstream in upstreams.all]
+        return JSONResponse({"status": status, "upstreams": names}, 200 if warm.is_set() else 503)
 
     strategies = sorted({name for upstream in upstreams.all for name in upstream.router.strategies})
     description = describe(
@@ -184,7 +131,7 @@ def make_app(settings: Settings) -> App:
     own = Starlette(
         routes=[
             *routes(log, metrics, authorise),
-            Route("/v1/longroute/decide", decide, methods=["POST"]),
+            Route("/v1/longroute/decide", DryRun(upstreams, doorkeeper, long_texts, proxy).answer, methods=["POST"]),
             Route("/v1/longroute/openapi.json", describe_ours),
             Route("/healthz", healthy),
             Route("/readyz", ready),
@@ -228,62 +175,3 @@ def _guard(spends_our_keys: bool, scope: Scope) -> Response | None:
 
 def _name(place: str) -> str:
     return place if place.endswith("]") else place.rpartition(":")[0] or place
-
-
-def _head(request: Request) -> RequestHead:
-    return read_request(request.scope["headers"])
-
-
-def _decided(
-    raw: bytes, api: Api | None, upstreams: Upstreams, steering: Steering, proxy: ProxySettings, watch: Stopwatch
-) -> Considered:
-    upstream = upstreams.of_model(_model(raw))
-    known = (OFF, AUTO, *upstream.router.strategies)
-    if steering.strategy is not None and steering.strategy not in known:
-        raise ConfigError(f"x-longroute-strategy names no strategy. Known: {', '.join(known)}.")
-    if steering.prefer is not None and steering.prefer not in get_args(Prefer):
-        raise ConfigError(f"x-longroute-prefer must be one of {', '.join(get_args(Prefer))}.")
-    return consider(
-        raw,
-        api,
-        upstream.router,
-        steering,
-        watch=watch,
-        min_document_tokens=proxy.min_document_tokens,
-        question_last=proxy.question_last,
-        upstream=upstream.name,
-    )
-
-
-def _model(raw: bytes) -> str:
-    import orjson
-
-    try:
-        model: Any = orjson.loads(raw).get("model")
-    except (orjson.JSONDecodeError, AttributeError):
-        raise ConfigError("The body is not a JSON object. Send the request that you would send to the model.") from None
-    return model if isinstance(model, str) else ""
-
-
-def _output(considered: Considered, watch: Stopwatch) -> ProxyDecideOutput:
-    located, conversation = considered.located, considered.conversation
-    documents = {
-        document.id: LocatedOutput(document=document.id, path=list(place.path), start=place.start, end=place.end)
-        for document, place in (zip(located.documents, located.places, strict=True) if located else ())
-    }
-    return ProxyDecideOutput(
-        strategy=considered.strategy,
-        reason=considered.reason,
-        api=conversation.api if conversation else "",
-        shape=located.shape if located else "",
-        question=located.question if located else "",
-        documents=list(documents.values()),
-        tokens_before=considered.tokens_before,
-        tokens_after=considered.tokens_after,
-        passages=[
-            LocatedOutput(document=p.document_id, path=documents[p.document_id].path, start=p.start, end=p.end)
-            for p in considered.shown
-        ],
-        decision=decide_output(considered.decision) if considered.decision else None,
-        timings_s=dict(watch.timings_s.items()),
-    )

@@ -28,6 +28,8 @@ Span = tuple[int, int]
 
 _EDGE = 4000  # characters at either end in which something about the text may be said
 _PARAGRAPHS = 8  # said at one end, at most
+_NEAR = 1000  # characters next to it in which a greeting or a name may keep a question apart from the end
+_PARAGRAPHS_NEAR = 3
 _TAGS = 20_000  # more are not read
 _DEEPEST = 6  # elements in elements; deeper ones are part of the text
 _SHOTS_WITHIN = 20_000
@@ -208,7 +210,9 @@ def _enclosed(text: str) -> Blocks | str | None:
             return _between(text, "quotes", opening.start(1), opening.end(), closing, closing + 3)
     for opening in islice(_RULER.finditer(text, 0, _EDGE), 3):
         closings = [c for c in _RULER.finditer(text, max(late, opening.end())) if c[2] == opening[2]]
-        if closings and _is_talk(text, 0, opening.start()) and _is_talk(text, closings[-1].end(), len(text)):
+        if not closings or any(_hidden(text, [opening.span()], [closings[-1].span()])):
+            continue  # a question stands inside: these rulers separate it, they do not enclose a text
+        if _is_talk(text, 0, opening.start()) and _is_talk(text, closings[-1].end(), len(text)):
             return _between(text, "rulers", opening.start(), opening.end(), closings[-1].start(), closings[-1].end())
     return None
 
@@ -240,19 +244,19 @@ def _beside(text: str, asked_elsewhere: bool, strict: bool) -> Blocks | str:
     before, after = _request(text, head, needed), _request(text, tail, needed)
     announced = any(introduces(text[a:b]) for a, b in head)
     manner = all(instructs(text[a:b]) for a, b in head)
-    if before and after and not (announced or manner):
-        if before == after == 1:
-            return "two places could hold the question"
-        if after > before:
-            before, head = 0, []
-        elif before > after and any(has_question_mark(text[a:b]) for a, b in head):
-            after, tail = 0, []
+    # The wrong one of two questions could be a part of the text, even put there so that the right one is lost.
+    hidden_before, hidden_after = _hidden(text, head, tail)
+    hidden = _request(text, (*hidden_before, *hidden_after), 1)
+    if (before and after and _two_questions(text, head, tail)) or hidden >= max(before, after, needed):
+        return "two places could hold the question"
     if not (before or after or asked_elsewhere):
         return "no question is told apart from the text"
     if not (before or announced or (after and manner)):
         head = []
     if not (before or after):
         tail = []
+    if before or after:
+        head, tail = head + hidden_before, hidden_after + tail
     if strict and not any(points(text[a:b]) for a, b in head):
         return "nothing marks a text in the instructions"
     start, end = _inner(text, head[-1][1] if head else 0, tail[0][0] if tail else len(text))
@@ -261,6 +265,24 @@ def _beside(text: str, asked_elsewhere: bool, strict: bool) -> Blocks | str:
     spans = _numbered(text, start, end) or ((start, end),)
     shape = "pasted before the question" if after else "pasted after the question" if before else "a text of its own"
     return Blocks(shape, tuple(s for s in spans if s[0] < s[1]), (*head, *tail))
+
+
+def _two_questions(text: str, head: Sequence[Span], tail: Sequence[Span]) -> bool:
+    first, second = ([text[a:b] for a, b in said if has_question_mark(text[a:b])] for said in (head, tail))
+    labelled = any(QUESTION_LABEL.match(question) for question in (*first, *second))
+    return bool(first and second) and not labelled and set(first).isdisjoint(second)
+
+
+def _hidden(text: str, head: Sequence[Span], tail: Sequence[Span]) -> tuple[list[Span], list[Span]]:
+    """What stands near either end up to the last request that a greeting or the like keeps apart from the end."""
+    start, end = head[-1][1] if head else 0, tail[0][0] if tail else len(text)
+    first = list(islice(paragraphs(text, start, min(start + _NEAR, end)), _PARAGRAPHS_NEAR))
+    last = list(paragraphs(text, max(start, end - _NEAR), end))[-_PARAGRAPHS_NEAR:]
+    while first and not weight(text[slice(*first[-1])]):
+        del first[-1]
+    while last and not weight(text[slice(*last[0])]):
+        del last[0]
+    return first, last
 
 
 def _request(text: str, said: Sequence[Span], needed: int) -> int:

@@ -182,10 +182,11 @@ def _question(conversation: Conversation, asking: int, found: _Found) -> tuple[s
     if not candidates:
         return LeftAlone("the last message of the user asks nothing")
 
-    def clarity(candidate: tuple[int, Span]) -> tuple[bool, bool, int, int]:
+    def clarity(candidate: tuple[int, Span]) -> tuple[bool, int, bool, int]:
         i, (a, b) = candidate
         part = texts[i].text[a:b]
-        return has_question_mark(part), not instructs(part), weight(part), i
+        marked_so = has_question_mark(part)
+        return marked_so or not instructs(part), weight(part), marked_so, i
 
     i, (start, end) = max(reversed(candidates), key=clarity)
     if not marked:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from typing import Any, TypeVar
@@ -18,8 +19,8 @@ import httpx
 from ..backends.complaint import parse_complaint
 from ..core import Answer, Call, Reply, Usage
 from ..costs import charge
-from ..errors import BackendUnavailable, ConfigError, ContextTooLong, NoFeasibleStrategy, RouterError
-from ..router import smaller
+from ..errors import BackendUnavailable, ContextTooLong, NoFeasibleStrategy, RouterError
+from ..router import BaseRouter, smaller
 from ..settings import ProxySettings
 from .calls import UsageReader, call_body, reply_of
 from .exchange import Exchange, Whole
@@ -27,7 +28,7 @@ from .headers import ours, value_of
 from .recording import estimate_in_brief, record_of
 from .records import DecisionLog, Record, Stage
 from .refusals import Refused
-from .routing import FULL, OFF, Considered, Steering, Step, consider, rescue, resume
+from .routing import FULL, OFF, CannotFollow, Considered, Steering, Step, consider, rescue, resume, without_our_fields
 from .stopwatch import Stopwatch
 from .telemetry import Metrics, log_fail_open, log_request, span_writer
 from .texts import Api
@@ -59,8 +60,7 @@ class LongTexts:
         """Raises Refused for what the request asks of us in vain, and where there is no answer."""
         watch = Stopwatch()
         considered, replay, failed = await self._considered(exchange, upstream, api, raw, steering, watch)
-        record = record_of(considered, exchange, upstream.name, api, failed)
-        self._log.add(record)
+        self._log.add(self._recorded(considered, exchange, upstream, api, failed))
         reader: UsageReader | None = None
         try:
             watch.enter("upstream_first_byte")
@@ -73,11 +73,18 @@ class LongTexts:
             reader = UsageReader(
                 value_of(response.headers, b"content-type"), value_of(response.headers, b"content-encoding")
             )
-            await exchange.relay(upstream, response, _headers(considered, record, failed), reader)
+            await exchange.relay(upstream, response, _headers(considered, exchange.id, failed), reader)
         finally:
             watch.stop()
             usage = reader.usage() if reader is not None and exchange.finished else None
             self._complete(exchange, upstream, api, considered, usage, failed, watch)
+
+    async def warm_up(self, router: BaseRouter) -> None:
+        """Load what the first long text would otherwise wait for: weights, the embedding model. Never fails."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._workers, _rehearse, router)
+        except Exception as error:
+            log_fail_open("warm-up", "prepare", error)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Own work off the event loop. Raises TimeoutError past the budget, and at once where too much is waiting.
@@ -118,20 +125,25 @@ class LongTexts:
                     watch=watch,
                     min_document_tokens=settings.min_document_tokens,
                     question_last=settings.question_last,
+                    stored_responses=settings.stored_responses,
                     holdout=settings.holdout,
                     upstream=upstream.name,
                 )
             )
             original = replace(considered, strategy=OFF, body=considered.original, step=None)
             return *await self._carried_out(exchange, upstream, api, considered, watch), None
-        except ConfigError as error:
+        except CannotFollow as error:
             raise Refused(400, "bad_request", str(error)) from None
         except (ContextTooLong, NoFeasibleStrategy) as error:
             return replace(original, reason=f"no strategy is possible: {error}"), None, None
         except Exception as error:
-            log_fail_open(exchange.id, watch.stage, error)
-            reason = f"{watch.stage} failed ({type(error).__name__}), so the request went out as it came"
-            return replace(original, reason=reason), None, watch.stage
+            stage = watch.stage
+            log_fail_open(exchange.id, stage, error)
+            if original.decision is None and b'"longroute"' in raw:
+                with suppress(Exception):  # the upstream may refuse fields that it does not know
+                    original = replace(original, body=without_our_fields(raw, api))
+            reason = f"{stage} failed ({type(error).__name__}), so the request went out as it came"
+            return replace(original, reason=reason), None, stage
 
     async def _carried_out(
         self, exchange: Exchange, upstream: Upstream, api: Api, considered: Considered, watch: Stopwatch
@@ -216,6 +228,17 @@ class LongTexts:
             log_fail_open(exchange.id, watch.stage, error)
             return refusal, considered, "prepare"
 
+    def _recorded(
+        self, considered: Considered, exchange: Exchange, upstream: Upstream, api: Api, failed: Stage | None
+    ) -> Record:
+        """The record; a bare one where that fails: nobody shall go without an answer for want of a record."""
+        try:
+            return record_of(considered, exchange, upstream.name, api, failed)
+        except Exception as error:
+            log_fail_open(exchange.id, "relay", error)
+            bare = Considered(considered.strategy, considered.reason, b"", b"", b"")
+            return record_of(bare, exchange, upstream.name, api, failed)
+
     def _complete(
         self,
         exchange: Exchange,
@@ -231,7 +254,7 @@ class LongTexts:
                 upstream.router.sent_in_full(considered.request, usage)
             usage = charge(usage + exchange.spent, upstream.router.profile_of(considered.request.model))
         record = replace(
-            record_of(considered, exchange, upstream.name, api, failed),
+            self._recorded(considered, exchange, upstream, api, failed),
             status=exchange.status,
             usage=usage,
             timings_s=dict(watch.timings_s),
@@ -241,6 +264,15 @@ class LongTexts:
         log_request(record)
         trace = {k.decode(): v.decode("latin-1") for k, v in exchange.head.forwarded if k in _TRACE_HEADERS}
         self._write_span(record, trace)
+
+
+def _rehearse(router: BaseRouter) -> None:
+    text = "\n\n".join(f"Paragraph {number} says that all is well in house {number}." for number in range(500))
+    for strategy in router.strategies:
+        request, decision = router.prepare("What does paragraph 7 say?", text, model="warm-up", allowed=(strategy,))
+        plan = router.plan(request, decision)
+        next(plan)
+        plan.close()
 
 
 def _too_long(refusal: Whole) -> bool:
@@ -256,11 +288,11 @@ def _decoded(whole: Whole) -> bytes:
     return httpx.Response(200, headers=[(b"content-encoding", encoding)], content=whole.body).content
 
 
-def _headers(considered: Considered, record: Record, failed: Stage | None) -> Headers:
+def _headers(considered: Considered, decision_id: str, failed: Stage | None) -> Headers:
     return ours(
         strategy=considered.strategy,
         reason=considered.reason or None,
-        decision_id=record.id,
+        decision_id=decision_id,
         tokens_before=considered.tokens_before,
         tokens_after=considered.tokens_after,
         estimate=estimate_in_brief(considered),

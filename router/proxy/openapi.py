@@ -20,7 +20,11 @@ from .texts import Api
 
 Json = dict[str, Any]
 
-_KEYS = ("bearer", "longrouteKey", "apiKey")
+_KEYS: Json = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "longrouteKey": {"type": "apiKey", "in": "header", "name": "x-longroute-key"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
 _ERRORS = {
     400: "Something in the request is not understood; the message says what and what to send instead.",
     401: "A key is needed, or the one given is not known.",
@@ -71,7 +75,7 @@ def describe(decided: type[BaseModel], *, strategies: Sequence[str], client_keys
             "/healthz": {"get": _operation("healthy", "Answers while the process lives.", _status("ok"))},
             "/readyz": {"get": _operation("ready", "Answers once requests are served.", _status("ready", "upstreams"))},
         },
-        "components": {"schemas": schemas, "securitySchemes": _security_schemes() if any_key else {}},
+        "components": {"schemas": schemas, "securitySchemes": _KEYS if any_key else {}},
     }  # fmt: skip
 
 
@@ -167,14 +171,3 @@ def _error_schema() -> Json:
     fields = ("message", "type", "code")
     inner = {"type": "object", "properties": {name: {"type": "string"} for name in fields}, "required": list(fields)}
     return {"type": "object", "properties": {"error": inner}, "required": ["error"]}
-
-
-def _security_schemes() -> Json:
-    bearer = {"type": "http", "scheme": "bearer"}
-    return dict(
-        zip(
-            _KEYS,
-            (bearer, *({"type": "apiKey", "in": "header", "name": n} for n in ("x-longroute-key", "x-api-key"))),
-            strict=True,
-        )
-    )

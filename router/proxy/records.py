@@ -20,8 +20,8 @@ from ..core import Prefer, Task, Usage
 from ..outputs import EstimateOutput, UsageOutput
 from .texts import Api, JsonPath
 
-Step = Literal["parse", "locate", "decide", "prepare", "plan", "upstream_first_byte", "relay"]
-"""What happens to a request, one after the other. `relay` is handing on the answer."""
+Step = Literal["queue", "parse", "locate", "decide", "prepare", "plan", "upstream_first_byte", "relay"]
+"""What happens to a request, one after the other: waiting for a worker comes first, handing on the answer last."""
 Stage = Step | Literal["refused"]
 """What can fail so that the original is sent; `refused`: the upstream did not take the shorter request."""
 Phase = Step | Literal["total"]

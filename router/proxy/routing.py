@@ -25,7 +25,7 @@ from .openai import read_chat, read_completion, read_responses
 from .saving import held_out
 from .splice import Edit, prefix_end, splice
 from .stopwatch import Stopwatch
-from .texts import Api, Conversation, LeftAlone, Located, Place
+from .texts import Api, Conversation, JsonPath, LeftAlone, Located, Place
 
 OFF, AUTO, FULL = "off", "auto", "full"
 
@@ -36,6 +36,10 @@ _READERS: Mapping[Api, Callable[[Mapping[str, Any]], Conversation | LeftAlone]] 
     "messages": read_messages,
 }
 _OPTIONS = ("strategy", "prefer", "question", "max_cost_usd", "max_latency_s", "min_quality", "question_last")
+
+
+class CannotFollow(ConfigError):
+    """The request asks something of us that there is not. Its sender must know; all other errors are our own affair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,7 @@ def consider(
     watch: Stopwatch,
     min_document_tokens: int,
     question_last: bool = False,
+    stored_responses: bool = False,
     holdout: float = 0.0,
     upstream: str = "",
     carry_out: bool = True,
@@ -121,7 +126,7 @@ def consider(
 
     api: None finds it out. watch: is told which stage begins.
     holdout: share that is decided about, but sent as it came. carry_out: False only decides.
-    Raises ConfigError for what the request asks of us and we cannot give; other RouterErrors and whatever else goes
+    Raises CannotFollow for what the request asks of us and we cannot give; other RouterErrors and whatever else goes
     wrong are the caller's to turn into "send the original".
     """
     watch.enter("parse")
@@ -131,14 +136,21 @@ def consider(
         return _left_alone("the body is not JSON", raw)
     if not isinstance(body, dict):
         return _left_alone("the body is not a JSON object", raw)
+    if not isinstance(body.get("longroute", {}), dict):
+        raise CannotFollow('The field \'longroute\' must be an object, like {"strategy": "rag"}.')
     conversation = _READERS[api or api_of(body)](body)
     if isinstance(conversation, LeftAlone):
-        return _left_alone(conversation.reason, raw)
+        ours: list[JsonPath] = [("longroute",)] if "longroute" in body else []
+        return _left_alone(conversation.reason, raw, splice(raw, [], ours) if ours else raw)
     options = _options(conversation, steering)
     # Our own fields are taken out whatever happens: the upstream does not know them.
     original = splice(raw, [], conversation.marks) if conversation.marks else raw
     if options.get("strategy") == OFF:
         return _left_alone("asked to leave the request alone", raw, original, conversation)
+    stored = conversation.api == "responses" and body.get("store") is not False
+    if stored and not stored_responses and "strategy" not in options:
+        # Later turns would build on the shorter text, and nothing in them would show it.
+        return _left_alone("the upstream stores this request for later turns (store)", raw, original, conversation)
     watch.enter("locate")
     located = locate(conversation, min_tokens=min_document_tokens)
     if isinstance(located, LeftAlone):
@@ -181,6 +193,12 @@ def consider(
     return _advance(considered, router.plan(request, decision), body, router)
 
 
+def without_our_fields(raw: bytes, api: Api) -> bytes:
+    """The body as the upstream knows it, where nothing but our own fields is to be changed."""
+    conversation = _READERS[api](orjson.loads(raw))
+    return splice(raw, [], [("longroute",)] if isinstance(conversation, LeftAlone) else conversation.marks)
+
+
 def rescue(considered: Considered, router: BaseRouter, strategy: str) -> Considered:
     """The same request by a smaller strategy, after the upstream said that the whole text does not fit."""
     assert considered.request is not None and considered.decision is not None
@@ -202,19 +220,19 @@ def resume(considered: Considered, outcome: tuple[Reply, ...] | RouterError, rou
 
 
 def _options(conversation: Conversation, steering: Steering) -> dict[str, object]:
-    """What the request asks for. Raises ConfigError where we do not know it."""
+    """What the request asks for. Raises CannotFollow where we do not know it."""
     options = dict(conversation.options)
     if unknown := sorted(options.keys() - set(_OPTIONS)):
-        raise ConfigError(f"Unknown field {unknown[0]!r} in 'longroute'. Known: {', '.join(_OPTIONS)}.")
+        raise CannotFollow(f"Unknown field {unknown[0]!r} in 'longroute'. Known: {', '.join(_OPTIONS)}.")
     options |= {
         key: value for key, value in (("strategy", steering.strategy), ("prefer", steering.prefer)) if value is not None
     }
     if (prefer := options.get("prefer")) is not None and prefer not in get_args(Prefer):
-        raise ConfigError(f"prefer is {str(prefer)[:40]!r}; use one of {', '.join(get_args(Prefer))}.")
+        raise CannotFollow(f"prefer is {str(prefer)[:40]!r}; use one of {', '.join(get_args(Prefer))}.")
     for name in ("max_cost_usd", "max_latency_s", "min_quality"):
         value = options.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
-            raise ConfigError(f"{name} in 'longroute' must be a number that is not negative.")
+            raise CannotFollow(f"{name} in 'longroute' must be a number that is not negative.")
     return options
 
 
@@ -243,7 +261,7 @@ def _decided(
     estimate = next((estimate for estimate in decision.estimates if estimate.strategy == wish), None)
     if estimate is None:
         allowed = ", ".join(estimate.strategy for estimate in decision.estimates)
-        raise ConfigError(f"The strategy {str(wish)[:40]!r} cannot be asked for here. Allowed: {allowed}.")
+        raise CannotFollow(f"The strategy {str(wish)[:40]!r} cannot be asked for here. Allowed: {allowed}.")
     if not estimate.feasible:
         raise NoFeasibleStrategy(f"{wish} was asked for, but {estimate.infeasible}.")
     reasons = (f"the request asked for {wish}; {decision.strategy} would have been chosen", *decision.reasons)

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from ..errors import ConfigError
 from ..settings import Settings
 from .app import check_bind, make_app
+from .refusals import Refused, error_body
 from .telemetry import log_as_json
 
 _SWITCH_S = 0.001
@@ -91,7 +92,7 @@ def _protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
 
         def _refuse_head(self) -> None:
             if not self.transport.is_closing():
-                body = b'{"error": {"message": "longroute: the request head is too long."}}'
+                body = error_body("", Refused(431, "header_too_large", "The request head is too long."))
                 head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
                 self.transport.write(head + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
                 self.transport.close()

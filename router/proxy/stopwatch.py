@@ -14,7 +14,7 @@ class Stopwatch:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._started = self._entered = clock()
-        self.stage: Step = "parse"
+        self.stage: Step = "queue"
         self.timings_s: dict[Phase, float] = {}
 
     def enter(self, stage: Step) -> None:

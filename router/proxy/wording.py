@@ -133,15 +133,6 @@ _ANSWER_ORDER = re.compile(
     re.IGNORECASE,
 )
 
-_REFERS = re.compile(
-    r"\b(?:texts?|documents?|passages?|articles?|reports?|contracts?|agreement|transcripts?|context|papers?|stor(?:y|ies)|"
-    r"material|excerpts?|sources?|meeting|conversation|file|above|below|following|provided|attached|"
-    r"textes?|dokuments?|artikels?|berichts?|obig\w+|oben|folgend\w+|untenstehend\w+|unten|vorliegend\w+|"
-    r"document|ci-dessus|ci-dessous|suivant\w*|précédent\w*|texto|documento|artículo|anterior|siguiente|testo|"
-    r"seguente|precedente|текст\w*|документ\w*|стать\w+|выше|ниже|следующ\w+|النص|الوثيقة|المقال|التالي\w?|أعلاه|أدناه)\b"
-    r"|以上|以下|上述|上面|下面|文章|文本|文档|材料|本文|資料|テキスト|文書|본문|다음|위의",
-    re.IGNORECASE,
-)
 _INTRODUCES = re.compile(
     r"\b(?:here(?:'s|’s|\s+is|\s+are)|below|following|follows|i(?:'ll|\s+will|'m\s+going\s+to|\s+have)?\s+paste\w*|"
     r"read\s+(?:this|the|through)|have\s+a\s+look|take\s+a\s+look|consider\s+(?:this|the)|attached|given\s+(?:this|the)|"
@@ -306,12 +297,12 @@ def weight(paragraph: str) -> int:
     speaker = _SPEAKER.match(paragraph)
     if speaker and not _POINTS.search(speaker.group()):
         return 0
-    task = needs_every_word(paragraph)
-    begins = _QUESTION_WORD.match(paragraph) or _ANSWER_ORDER.match(paragraph)
+    stated = paragraph.rstrip().endswith((".", "。", ";", ","))  # "When he came home, it was late."
+    begins = (_QUESTION_WORD.match(paragraph) and not stated) or _ANSWER_ORDER.match(paragraph)
     ends = paragraph.rstrip(" \t\n\"')”»*_").endswith(("?", "？", "؟"))
-    if _POINTS.search(paragraph) and (begins or ends or task or _asks_at_an_end(paragraph)):
+    if points(paragraph) and (begins or ends or _asks_at_an_end(paragraph) or needs_every_word(paragraph)):
         return 2
-    return 1 if ends or ((begins or task) and len(paragraph) <= _LONGEST_INTRODUCTION) else 0
+    return int(ends or (len(paragraph) <= _LONGEST_INTRODUCTION and bool(begins or needs_every_word(paragraph))))
 
 
 def _asks_at_an_end(paragraph: str) -> bool:

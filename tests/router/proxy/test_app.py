@@ -7,7 +7,8 @@ import json
 import pytest
 
 from longroute.router.errors import ConfigError
-from longroute.router.proxy.app import ProxyDecideOutput, check_bind
+from longroute.router.proxy.app import check_bind
+from longroute.router.proxy.dry_run import ProxyDecideOutput
 from longroute.router.settings import ProxySettings
 from longroute.tests.router.proxy.fakes import FACT, QUESTION, MakeProxy, Proxy, chat
 
@@ -72,7 +73,7 @@ def test_metrics_are_for_the_admin_where_there_are_keys(make_proxy: MakeProxy) -
     seen = [proxy.ask(path="/metrics", method="GET", headers=who).status_code for who in (ADMIN, SEARCH, {})]
     assert seen == [200, 403, 401]
     assert proxy.ask(path="/healthz", method="GET").json() == {"status": "ok"}
-    assert proxy.ask(path="/readyz", method="GET").json()["status"] == "ready"
+    assert proxy.ask(path="/readyz", method="GET").json() == {"status": "warming up", "upstreams": ["upstream"]}
     assert proxy.ask(path="/longroute", method="GET").status_code == 200  # the page holds no data
 
 

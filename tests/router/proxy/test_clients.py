@@ -224,7 +224,7 @@ def test_openai_tries_again_when_the_upstream_says(
 
 def test_a_client_that_gives_up_waiting_ends_the_upstream_call(gpt: openai.OpenAI, asked: list[Asked]) -> None:
     with pytest.raises(openai.APITimeoutError):
-        gpt.with_options(timeout=0.3).chat.completions.create(model="hangs", messages=user("Who?"))
+        gpt.with_options(timeout=1.0).chat.completions.create(model="hangs", messages=user("Who?"))
     assert asked[0].gone.wait(PATIENCE_S)
 
 
@@ -270,7 +270,13 @@ def test_openai_tools_beside_a_long_text_stay(gpt: openai.OpenAI, asked: list[As
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_openai_responses_about_a_long_text_are_shortened(gpt: openai.OpenAI, asked: list[Asked], stream: bool) -> None:
-    sent: Any = {"model": "ada-1", "instructions": "Be brief.", "input": LONG, "tools": [RESPONSES_TOOL]}
+    sent: Any = {
+        "model": "ada-1",
+        "instructions": "Be brief.",
+        "input": LONG,
+        "tools": [RESPONSES_TOOL],
+        "store": False,
+    }
     raw = gpt.responses.with_raw_response.create(**sent, stream=stream)
     answer: Any = raw.parse()
     item = list(answer)[-1].response.output[0] if stream else answer.output[0]
@@ -370,7 +376,7 @@ def test_an_anthropic_client_that_gives_up_waiting_ends_the_upstream_call(
     claude: anthropic.Anthropic, asked: list[Asked]
 ) -> None:
     with pytest.raises(anthropic.APITimeoutError):
-        claude.with_options(timeout=0.3).messages.create(model="hangs", max_tokens=9, messages=user("Who?"))
+        claude.with_options(timeout=1.0).messages.create(model="hangs", max_tokens=9, messages=user("Who?"))
     assert asked[0].gone.wait(PATIENCE_S)
 
 
@@ -417,7 +423,12 @@ def langchain(request: pytest.FixtureRequest, proxy: str) -> Callable[..., Any]:
         return lambda model="ada-1": ChatAnthropic(model_name=model, base_url=proxy, max_tokens_to_sample=9, **common)
     responses = request.param == "responses"
     return lambda model="ada-1": ChatOpenAI(
-        model=model, base_url=f"{proxy}/v1", use_responses_api=responses, include_response_headers=True, **common
+        model=model,
+        base_url=f"{proxy}/v1",
+        use_responses_api=responses,
+        store=False,
+        include_response_headers=True,
+        **common,
     )
 
 

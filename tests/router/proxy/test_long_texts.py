@@ -138,6 +138,25 @@ def test_anthropic_and_responses_requests_are_made_shorter_too(proxy: Proxy) -> 
     assert FACT in proxy.sent.json["prompt"] and len(proxy.sent.body) < 30_000
 
 
+def test_a_response_that_is_stored_for_later_turns_stays_unless_asked_for(make_proxy: MakeProxy) -> None:
+    body = json.dumps({"model": "gpt-4o", "input": f"{long_text()}\n\n{QUESTION}"}).encode()
+    cheap = {"x-longroute-prefer": "cheap"}
+
+    def strategy(proxy: Proxy, body: bytes, headers: dict[str, str]) -> str:
+        return proxy.ask(body, path="/v1/responses", headers=headers).headers["x-longroute-strategy"]
+
+    proxy = make_proxy()
+    assert strategy(proxy, body, cheap) == "off" and proxy.sent.body == body
+    assert strategy(proxy, body, cheap | {"x-longroute-strategy": "auto"}) == "rag"
+    assert strategy(proxy, body.replace(b'{"model"', b'{"store": false, "model"'), cheap) == "rag"
+    assert strategy(make_proxy(stored_responses=True), body, cheap) == "rag"
+
+
+def test_our_fields_are_taken_out_of_requests_that_cannot_be_read(proxy: Proxy) -> None:
+    proxy.ask(b'{"model": "gpt-4o", "messages": 7, "longroute": {"prefer": "cheap"}, "x": "' + b"a" * 20_000 + b'"}')
+    assert set(proxy.sent.json) == {"model", "messages", "x"}
+
+
 def test_a_text_that_the_application_caches_itself_stays(proxy: Proxy) -> None:
     cached = {"type": "text", "text": long_text(), "cache_control": {"type": "ephemeral"}}
     content = [cached, {"type": "text", "text": QUESTION}]
@@ -246,6 +265,14 @@ def test_whatever_fails_inside_the_original_goes_out(
     assert "hunter2" not in answer.headers["x-longroute-reason"] + caplog.text
 
 
+def test_our_fields_do_not_reach_the_upstream_where_looking_at_them_fails(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "locate", raising(RuntimeError()))
+    proxy.ask(chat(longroute={"prefer": "cheap"}))
+    assert proxy.sent.json == json.loads(chat())
+
+
 def test_past_the_time_budget_the_original_goes_out(make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = make_proxy(budget_s=0.05)
 
@@ -268,7 +295,7 @@ def test_without_the_embedding_model_bm25_does_the_work(make_proxy: MakeProxy, m
 
 
 def test_with_an_embedding_model_that_cannot_be_loaded_the_original_goes_out(make_proxy: MakeProxy) -> None:
-    proxy = make_proxy(settings={"embedding_model": "/no/such/model"})
+    proxy = make_proxy(settings={"embedding_model": "/no/such/model"}, budget_s=60)
     answer = proxy.ask(chat(), headers=RAG)
     assert answer.status_code == 200 and proxy.sent.body == chat()
     assert answer.headers["x-longroute-fail-open"] == "prepare"
@@ -301,7 +328,8 @@ def test_a_text_that_does_not_fit_after_all_is_rescued_by_a_shorter_strategy(pro
 
 def test_a_text_known_not_to_fit_is_never_sent_whole(proxy: Proxy) -> None:
     proxy.upstream.answer = answer_by_length
-    answer = proxy.ask(chat(long_text(1200)).replace(b"gpt-4o", b"gpt-3.5-turbo"), headers={"x-longroute-prefer": "quality"})
+    body = chat(long_text(1200)).replace(b"gpt-4o", b"gpt-3.5-turbo")
+    answer = proxy.ask(body, headers={"x-longroute-prefer": "quality"})
     assert answer.status_code == 200 and len(proxy.upstream.sent) == 1
     assert answer.headers["x-longroute-strategy"] == "rag"
 

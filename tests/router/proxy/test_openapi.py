@@ -19,11 +19,12 @@ from longroute.router.proxy.app import make_app
 from longroute.router.proxy.openapi import describe
 from longroute.router.proxy.stopwatch import Stopwatch
 from longroute.router.proxy.texts import Api
-from longroute.router.settings import ProxySettings, Settings, UpstreamSettings
+from longroute.router.settings import load_settings
 
 KEYS = {"LONGROUTE_PROXY__CLIENT_KEYS": '{"ada":"key-of-ada"}', "LONGROUTE_PROXY__ADMIN_KEY": "key-of-admin"}
 ADMIN = {"authorization": "Bearer key-of-admin"}
 LONG = " ".join(f"In {year} nothing happened in the town of Velm." for year in range(1000, 2000))
+UPSTREAMS = [{"url": "http://127.0.0.1:9"}]
 ASKED = {"model": "ada-1", "messages": [{"role": "user", "content": f"{LONG}\n\nWhat happened in 1500?"}]}
 
 
@@ -92,9 +93,8 @@ def test_a_failure_while_deciding_names_the_stage_and_nothing_else(monkeypatch: 
         watch.enter("locate")
         raise ValueError("the document says so")
 
-    monkeypatch.setattr("longroute.router.proxy.app.consider", fails)
-    upstreams = (UpstreamSettings(name="u", url="http://127.0.0.1:9"),)
-    client = TestClient(make_app(Settings(proxy=ProxySettings(upstreams=upstreams))))
+    monkeypatch.setattr("longroute.router.proxy.dry_run.consider", fails)
+    client = TestClient(make_app(load_settings(proxy={"upstreams": UPSTREAMS})))
     refused = client.post("/v1/longroute/decide", json=ASKED)
     assert (refused.status_code, refused.json()["error"]["message"]) == (500, "locate failed (ValueError).")
 
@@ -120,8 +120,7 @@ def test_the_description_names_the_strategies_and_apis_of_this_proxy() -> None:
 def test_the_description_asks_for_a_key_where_the_proxy_does(client_keys: bool, admin_key: bool) -> None:
     keys: dict[str, Any] = {"client_keys": {"ada": "key-of-ada"}} if client_keys else {}
     keys |= {"admin_key": "key-of-admin"} if admin_key else {}
-    upstreams = (UpstreamSettings(name="u", url="http://127.0.0.1:9"),)
-    client = TestClient(make_app(Settings(proxy=ProxySettings(upstreams=upstreams, **keys))))
+    client = TestClient(make_app(load_settings(proxy={"upstreams": UPSTREAMS, **keys})))
     for path, methods in client.get("/v1/longroute/openapi.json").json()["paths"].items():
         for method, operation in methods.items():
             refused = client.request(method, path, json={}).status_code == 401

@@ -63,7 +63,7 @@ def proxy() -> Iterator[str]:
             {"name": "gone", "url": f"http://127.0.0.1:{free_port()}", "models": ["gone-*"]},
             {"name": "first", "url": first},
         ]
-        limits = {"MAX_BODY_MB": 1, "REQUESTS_PER_MINUTE": PER_MINUTE, "FIRST_BYTE_S": 0.3, "MAX_CONCURRENCY": 4}
+        limits = {"MAX_BODY_MB": 1, "REQUESTS_PER_MINUTE": PER_MINUTE, "FIRST_BYTE_S": 1.5, "MAX_CONCURRENCY": 4}
         settings = {f"LONGROUTE_PROXY__{name}": str(value) for name, value in limits.items()} | {
             "LONGROUTE_PROXY__UPSTREAMS": json.dumps(upstreams),
             "LONGROUTE_PROXY__CLIENT_KEYS": json.dumps(KEYS),

