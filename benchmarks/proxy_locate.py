@@ -129,7 +129,7 @@ def _write_responses(sketch: Sketch) -> dict[str, Any]:
         else:
             kind = "input_text" if turn.role == "user" else "output_text"
             items.append({"type": "message", "role": turn.role, "content": _content(turn, kind)})
-    body = {"model": "gpt-4o", "input": items, **_tools(sketch)}
+    body = {"model": "gpt-4o", "input": items, "store": False, **_tools(sketch)}
     return {**body, "instructions": sketch.system} if sketch.system else body
 
 

@@ -89,7 +89,8 @@ class Gateway:
     async def _serve(self, exchange: Exchange) -> None:
         head = exchange.head
         api = _api(exchange)
-        body, rest = await self._read(exchange, api)
+        unread = api is None or (head.ours.get("strategy") == OFF and self._upstreams.only is not None)
+        body, rest = await self._read(exchange, _SMALL_BODY if unread else self._settings.max_inspected_mb << 20)
         upstream = self._upstream(exchange, body)
         if upstream is None:
             await self._models(exchange)
@@ -125,9 +126,8 @@ class Gateway:
 
     # ---- parts -------------------------------------------------------------------------------------------------------
 
-    async def _read(self, exchange: Exchange, api: Api | None) -> tuple[bytes, AsyncIterator[bytes] | None]:
-        """The body where it may be held whole, else its beginning and the rest as it comes."""
-        limit = self._settings.max_inspected_mb << 20 if api else _SMALL_BODY
+    async def _read(self, exchange: Exchange, limit: int) -> tuple[bytes, AsyncIterator[bytes] | None]:
+        """The body where it may be held whole, else its beginning and the rest as it comes. limit: bytes to hold."""
         if self._held_bytes > _HELD_FACTOR * limit or (exchange.head.length or 0) > limit:
             limit = 0
         body, more = await exchange.receive_piece()
