@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -120,7 +120,12 @@ class WholeFunctions:
     """Function-level BM25: whole functions and the runs of lines between them, best first, while they fit."""
 
     def compress(
-        self, texts: Sequence[str], *, question: str = "", budget_tokens: int | None = None, keep_rate: float | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        question: str = "",
+        budget_tokens: int | None = None,
+        keep_rate: float | None = None,
     ) -> list[Compressed]:
         assert budget_tokens is not None
         spans = [span for number, text in enumerate(texts) for span in self._spans(number, text)]
@@ -163,7 +168,12 @@ class WordPruning:
         self.random = random
 
     def compress(
-        self, texts: Sequence[str], *, question: str = "", budget_tokens: int | None = None, keep_rate: float | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        question: str = "",
+        budget_tokens: int | None = None,
+        keep_rate: float | None = None,
     ) -> list[Compressed]:
         draw = np.random.default_rng(0)
         counts = [_tokens(text) for text in texts]
@@ -277,15 +287,23 @@ def main() -> None:
     held_out = [question for question in asked if not for_tuning(question)]
     ways = scorers()
 
-    def code(score: str, **options: float) -> Code:
-        return Code(ways[score], count=_tokens, **options)
+    def code(
+        score: str, file_weight: float = FILE_WEIGHT, signature_share: float = 0.1, fine_rate: float = 1.0
+    ) -> Code:
+        return Code(
+            ways[score],
+            count=_tokens,
+            file_weight=file_weight,
+            signature_share=signature_share,
+            fine_rate=fine_rate,
+        )
 
-    tried: dict[str, Callable[[], Code]] = {
-        **{f"{score}, file weight 0": lambda score=score: code(score, file_weight=0) for score in ways},
-        **{f"both, file weight {w}": lambda w=w: code("both", file_weight=w) for w in (0.2, 0.4, 0.6, 0.8)},
-        **{f"{score}, file weight 0.6": lambda score=score: code(score) for score in ("BM25", "MiniLM", "words")},
-        **{f"both, signatures {s}": lambda s=s: code("both", signature_share=s) for s in (0.0, 0.05, 0.2, 0.3)},
-        **{f"both, fine rate {r}": lambda r=r: code("both", fine_rate=r) for r in (0.8, 0.5)},
+    tried = {
+        **{f"{score}, file weight 0": code(score, file_weight=0) for score in ways},
+        **{f"both, file weight {weight}": code("both", file_weight=weight) for weight in (0.2, 0.4, 0.6, 0.8)},
+        **{f"{score}, file weight 0.6": code(score) for score in ("BM25", "MiniLM", "words")},
+        **{f"both, signatures {share}": code("both", signature_share=share) for share in (0.0, 0.05, 0.2, 0.3)},
+        **{f"both, fine rate {rate}": code("both", fine_rate=rate) for rate in (0.8, 0.5)},
     }
     lines = ["# Code: do the cited functions survive at a quarter of the tokens?", ""]
     total = sum(map(_tokens, texts))
@@ -317,14 +335,20 @@ def main() -> None:
         print(lines[-1], flush=True)
         everything[name] = np.vstack([rows[name], measured(compressor, texts, tuning, blind)[0]])
     ours, *others = compared
-    lines += ["", "Difference of the default to the others, points:", "", "| | whole | signature | text |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "Difference of the default to the others, points:",
+        "",
+        "| | whole | signature | text |",
+        "|---|---|---|---|",
+    ]
     lines += [f"| {name} | {cells(rows[ours] - rows[name], '+')} |" for name in others]
     lines += ["", "Both halves together:", "", "| | whole | signature | text |", "|---|---|---|---|"]
     lines += [f"| {name} | {cells(found)} |" for name, found in everything.items()]
     lines += [f"| difference to {name} | {cells(everything[ours] - everything[name], '+')} |" for name in others]
     lines += ["", "## What was tried, on the other half", "", "| | whole | signature | text |", "|---|---|---|---|"]
-    for name, make in tried.items():
-        found, _ = measured(make(), texts, tuning)
+    for name, compressor in tried.items():
+        found, _ = measured(compressor, texts, tuning)
         lines.append(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in found.mean(axis=0)) + " |")
     lines += [
         "",

@@ -23,12 +23,12 @@ import numpy as np
 
 from ..router.errors import ConfigError
 from .aiming import aimed
-from .code_parsing import Block, Language, blocks_of, guess_language, installed, language_of, require_grammar
+from .code_parsing import Block, Language, blocks_of, guess_language, has_errors, installed, language_of, require_grammar
 from .compression import Compressed, Count, Floats, Span, shares, whole
 from .relevance import LexicalScorer, Scorer
 
 FILE_WEIGHT = 0.6
-"""How much of a block's score is that of the best block of its file. Tried: 0 to 0.8, see results/code_compression.md."""
+"""How much of a block's score is that of the best block of its file; chosen in benchmarks/code_compression.py."""
 
 _RUN_CHARACTERS = 1500  # of statements between functions that are ranked as one
 _SMALL_LINES = 5  # functions of fewer lines are not compressed further
@@ -110,7 +110,15 @@ class Code:
         pieces = [piece for number, file in enumerate(files) for piece in _pieces(number, file, self.count)]
         scores = self._scores(question, files, pieces)
         selector = _Selector(self, question, files, pieces, scores)
-        return aimed(selector.select, budget, tokens)
+        results = aimed(selector.select, budget, tokens)
+        return [self._promised(file, result) for file, result in zip(files, results, strict=True)]
+
+    def _promised(self, file: _File, result: Compressed) -> Compressed:
+        """Nothing rather than code that does not parse. No source is known for which this comes to pass."""
+        promised = self.parseable and result.text and not has_errors(file.text, file.language)
+        if promised and has_errors(result.text, file.language):
+            return Compressed("", (), (), result.tokens_before, 0)
+        return result
 
     def _file(self, text: str, tokens: int) -> _File:
         language = self.language or language_of(guess_language(text))
@@ -125,11 +133,12 @@ class Code:
         """
         if not question.strip():
             return np.zeros(len(pieces))
-        scores = _normalised(self.score(question, [_shown(files[piece.file].text, piece) for piece in pieces]))
+        shown = [_shown(files[piece.file].text, piece) for piece in pieces]
+        scores = _normalised(self.score(question, shown))
         owners = np.array([piece.file for piece in pieces], np.int64)
         best = np.zeros(len(files))
         np.maximum.at(best, owners, scores)
-        return (1 - self.file_weight) * scores + self.file_weight * best[owners]
+        return np.asarray((1 - self.file_weight) * scores + self.file_weight * best[owners])
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +206,8 @@ def _normalised(scores: Floats) -> Floats:
     finite = scores[np.isfinite(scores)]
     if not len(finite) or finite.max() == finite.min():
         return np.zeros(len(scores))
-    return np.clip((scores - finite.min()) / (finite.max() - finite.min()), 0, 1)
+    found: Floats = np.clip((scores - finite.min()) / (finite.max() - finite.min()), 0, 1)
+    return found
 
 
 # ---- selecting -------------------------------------------------------------------------------------------------------
@@ -252,11 +262,12 @@ class _Selector:
             selection = draft[piece.file]
             if piece.start in selection.whole or (piece.function and piece.start in selection.opened and rates):
                 continue
-            price = self._holders(draft, piece)
+            price = float(self._holders(draft, piece))
+            if piece.function and piece.start in selection.opened:
+                price -= self._head(piece.file, piece.function)  # is there already
             rate = rates.get(number, 1.0)
             if piece.function and (rate < 1 or piece.tokens + price > left >= smallest * (piece.tokens + price)):
-                limit = min(rate * piece.tokens, left - price)
-                spent = self._cut(selection, number, limit)
+                spent = self._cut(selection, number, min(rate * piece.tokens, left - price))
                 if not spent:
                     continue
                 left -= spent + price
@@ -365,7 +376,7 @@ def adaptive_rates(scores: Floats, tokens: Floats, rate: float, small_tokens: fl
     relative = (scores - scores.min()) / (scores.max() - scores.min())
     rates = np.clip(base * (1 + _SPREAD * (2 * relative - 1)), 0, 1)
     kept = float(rates @ tokens)
-    return np.clip(rates * (base * total / kept), 0, 1) if kept > 0 else rates
+    return np.asarray(np.clip(rates * (base * total / kept), 0, 1)) if kept > 0 else rates
 
 
 _EXACT_ITEMS, _EXACT_CAPACITY = 100, 2000

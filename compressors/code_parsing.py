@@ -10,10 +10,12 @@ without it, functions are found by indentation (Python) or braces, which is less
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module, util
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -33,8 +35,9 @@ _DEEPEST = 40  # classes in classes; beyond it a block is not opened
 class Block:
     """The lines `text[start:end]`.
 
-    code: where the comments and blank lines that go with it end, and its own lines begin. inside: what is between the first line and the last one, e.g. a function's body without its signature and its
-    closing brace; empty where the block is not to be opened. blocks: they cover the inside, in order.
+    code: where its own lines begin, after the comments and blank lines that go with it. inside: what is between the
+    first line and the last one, e.g. a function's body without its signature and its closing brace; empty where the
+    block is not to be opened. blocks: they cover the inside, in order.
     indent: white space before the first line of the inside.
     """
 
@@ -120,24 +123,18 @@ LANGUAGES: dict[str, Language] = {
 }
 
 _SIGNS = (
-    (
-        "python",
-        r"^[ \t]*(?:async[ \t]+def|def|class)[ \t]+\w+.*:[ \t]*(?:#.*)?$|^(?:from[ \t]+[\w.]+[ \t]+)?import[ \t]+[\w., ]+$",
-    ),
+    ("python", r"^[ \t]*(?:async[ \t]+def|def|class)[ \t]+\w+.*:[ \t]*(?:#.*)?$"),
+    ("python", r"^(?:from[ \t]+[\w.]+[ \t]+)?import[ \t]+[\w., ]+$"),
     ("go", r"^package[ \t]+\w+[ \t]*$|^func[ \t]"),
     ("rust", r"^[ \t]*(?:pub(?:\(\w+\))?[ \t]+)?(?:fn|impl|mod|trait)\b|^use[ \t]+[\w:]+"),
-    (
-        "java",
-        r"^(?:package|import)[ \t]+(?:static[ \t]+)?[\w.*]+;|^[ \t]*(?:public|private|protected)[ \t]+[\w<>\[\], ]+\(",
-    ),
+    ("java", r"^(?:package|import)[ \t]+(?:static[ \t]+)?[\w.*]+;"),
+    ("java", r"^[ \t]*(?:public|private|protected)[ \t]+[\w<>\[\], ]+\("),
     ("cpp", r"^#[ \t]*include\b|^(?:template[ \t]*<|namespace[ \t]|using[ \t]+namespace)|\bstd::"),
     ("typescript", r"^(?:export[ \t]+)?(?:interface|type)[ \t]+\w+|\)[ \t]*:[ \t]*[\w<>\[\]|]+[ \t]*(?:=>|\{)"),
-    (
-        "javascript",
-        r"^(?:export[ \t]+)?(?:default[ \t]+)?(?:async[ \t]+)?function\b|^(?:const|let|var)[ \t]+\w+|\brequire\(",
-    ),
+    ("javascript", r"^(?:export[ \t]+)?(?:default[ \t]+)?(?:async[ \t]+)?function\b"),
+    ("javascript", r"^(?:export[ \t]+)?(?:const|let|var)[ \t]+\w+|\brequire\(|^import\b.*\bfrom[ \t]+[\"']"),
 )
-_GUESS = tuple((name, re.compile(pattern, re.MULTILINE)) for name, pattern in _SIGNS)
+_GUESSES = tuple((name, re.compile(pattern, re.MULTILINE)) for name, pattern in _SIGNS)
 _GUESSED_FROM = 20_000  # characters
 
 
@@ -147,9 +144,10 @@ def guess_language(text: str) -> str:
     For texts without a file name only; C counts as C++, whose grammar reads it.
     """
     beginning = text[:_GUESSED_FROM]
-    found = [(sum(1 for _ in pattern.finditer(beginning)), -place) for place, (_, pattern) in enumerate(_GUESS)]
-    best, place = max(found)
-    return _GUESS[-place][0] if best else "python"
+    found: Counter[str] = Counter({"python": 0})
+    for name, pattern in _GUESSES:
+        found[name] += sum(1 for _ in pattern.finditer(beginning))
+    return found.most_common(1)[0][0]  # of equals the one named first
 
 
 def language_of(name: str) -> Language:
@@ -324,7 +322,8 @@ def _offsets(text: str) -> np.ndarray:
 _DEFINITION = re.compile(r"[ \t]*(?:(?P<function>(?:async[ \t]+)?def)|class)[ \t]+\w")
 _OPENS = re.compile(
     r"^[ \t]*(?!(?:if|for|while|switch|catch|else|do|return)\b)"
-    r"(?:(?P<class>(?:(?:export|default|public|abstract|final|static|pub)[ \t]+)*(?:class|interface|namespace|impl|trait|mod)\b)"
+    r"(?:(?P<class>(?:(?:export|default|public|abstract|final|static|pub)[ \t]+)*"
+    r"(?:class|interface|namespace|impl|trait|mod)\b)"
     r"|[^\n;{}=]*\)|(?:export[ \t]+)?(?:const|let|var)[ \t]+\w+[^\n;{}]*=>)[^\n;{}]*\{[ \t]*$"
 )
 
@@ -342,7 +341,7 @@ class _Lines:
 
     def __init__(self, text: str, edges: list[int]) -> None:
         self._edges = edges
-        self._lines = [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        self._lines = [text[a:b] for a, b in pairwise(edges)]
 
     def indented(self, first: int, last: int, depth: int) -> Iterator[Block]:
         """Python: a definition reaches to the next line that is indented no more than it."""

@@ -2,26 +2,27 @@
 
 Two tiers behind one class. The lexical one is numpy and always there; given an encoder of words (`WordEncoder`, from
 the extra `embed`) the same class reads the text in context. The score of a word is the head's logit plus a share of how
-rare the word is, plus, where there is a question, how near it stands to the question's words. Negations, comparatives,
-conditions, numbers and names survive first (`protect.py`), whatever they score.
+rare the word is, plus, where there is a question, how near it stands to the question's words. What carries the meaning
+comes forward whatever it scores (`precedence.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from ..router.tokens import EstimatedCounter
-from .compression import Bools, Compressed, Compressor, Count, Floats, Ints, Units, keep_best, shares
+from .compression import Bools, Compressed, Compressor, Count, Floats, Ints, keep_best, shares, whole
 from .keep_head import HALO, Trained, shipped
-from .lexical_features import F32, Described, Vocabulary, describe, form_of, split_words, stems_of
-from .protect import KINDS, Kind, mark, protected_spans
+from .lexical_features import F32, Described, Vocabulary, describe, split_words, stems_of
+from .precedence import in_order, missing
+from .protect import KINDS, Kind, protected_spans
 
 RARITY_WEIGHT = 0.5
-"""Of the surprise of a word, in nats, beside the head's logit."""
+EMPHASIS = 3.0
 WORD_WEIGHT = 1.0
 SENTENCE_WEIGHT = 4.0
 """Of the question: for its own words, and for all words of a sentence that holds all of them, by how rare they are."""
@@ -40,9 +41,12 @@ class EncodeWords(Protocol):
 class Embedded(Compressor):
     """Keeps the words that a language model would keep when it is told to compress.
 
+    Trained on English; in other languages rarity and protection do most of the work.
+
     encode_words: None for the lexical tier; else what the encoder head was trained on (`WordEncoder()`).
     count: counts tokens; by default an estimate.
-    kinds: what is protected. Trained on English; in other languages rarity and protection do most of the work.
+    kinds: what is protected, and emphasis, how much (`in_order`).
+    rarity_weight: of the surprise of a word, in nats, beside the head's logit.
     trained: weights of one's own, by `training/train.py`; of the tier that fits encode_words.
     """
 
@@ -53,12 +57,14 @@ class Embedded(Compressor):
         count: Count | None = None,
         kinds: Collection[Kind] = KINDS,
         rarity_weight: float = RARITY_WEIGHT,
+        emphasis: float = EMPHASIS,
         trained: Trained | None = None,
     ) -> None:
         self.encode_words = encode_words
         self.count: Callable[[str], int] = count or EstimatedCounter().count
         self.kinds = tuple(kinds)
         self.rarity_weight = rarity_weight
+        self.emphasis = emphasis
         self._own = trained
 
     @property
@@ -75,10 +81,15 @@ class Embedded(Compressor):
     ) -> list[Compressed]:
         tokens = [self.count(text) for text in texts]
         budgets = shares(tokens, budget_tokens=budget_tokens, keep_rate=keep_rate)
-        return [
-            keep_best(text, self._units(text, scored), budget_tokens=budget, tokens_before=before, count=self.count)
-            for text, scored, budget, before in zip(texts, self.scored(texts, question), budgets, tokens, strict=True)
-        ]
+        found = [whole(text, before) for text, before in zip(texts, tokens, strict=True)]
+        too_long = [i for i, (before, budget) in enumerate(zip(tokens, budgets, strict=True)) if before > budget]
+        for i, scored in zip(too_long, self.scored([texts[i] for i in too_long], question), strict=True):
+            text = texts[i]
+            spans = protected_spans(text, self.kinds)
+            units = in_order(scored.words, scored.scores, spans, self.emphasis)
+            made = keep_best(text, units, budget_tokens=budgets[i], tokens_before=tokens[i], count=self.count)
+            found[i] = replace(made, broken=missing(spans, made))
+        return found
 
     def scored(self, texts: Sequence[str], question: str = "") -> Iterator[Scored]:
         """The words of each text and what they are worth, before any budget."""
@@ -98,11 +109,6 @@ class Embedded(Compressor):
                 if question:
                     scores += nearness(question, each, trained.vocabulary)
                 yield Scored(spans, logit, _signs_follow(scores, each.signs))
-
-    def _units(self, text: str, scored: Scored) -> Units:
-        starts, ends = scored.words[:, 0].copy(), scored.words[:, 1].copy()
-        ranks, groups = mark(starts, ends, protected_spans(text, self.kinds))
-        return Units(starts, ends, scored.scores, ranks, groups, np.full(len(starts), -1, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +157,7 @@ def _signs_follow(scores: Floats, signs: Bools) -> Floats:
     places = np.arange(len(scores))
     before = np.maximum.accumulate(np.where(signs, -1, places))
     after = np.minimum.accumulate(np.where(signs, len(scores), places)[::-1])[::-1]
-    padded = np.concatenate([scores, [np.inf, -np.inf]])  # index n: nothing after; index n + 1 = -1: nothing before
+    padded = np.append(scores, np.inf)  # nothing after is n, nothing before -1: both the last
     lower = np.minimum(padded[after], padded[before])
     return np.where(signs, np.where(np.isfinite(lower), lower, scores) - _STEPS_APART, scores)
 

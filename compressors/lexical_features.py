@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -113,7 +114,7 @@ class Described:
 def stems_of(form: str) -> Iterator[str]:
     """The beginning of a word; of scripts without spaces, pairs of neighbours."""
     if any(map(unspaced, form)):
-        yield from map("".join, zip(form, form[1:], strict=False))
+        yield from map("".join, pairwise(form))
     elif form:
         yield form.removesuffix("'s").removesuffix("’s")[: 6 if len(form) > 7 else 5 if len(form) > 5 else 4]
 
@@ -249,7 +250,7 @@ def _sentences(text: str, words: Ints, surfaces: Iterable[str]) -> Ints:
     before_end, ended = 0, False
     for i, ((start, end), surface) in enumerate(zip(words.tolist(), surfaces, strict=True)):
         gap = text[before_end:start]
-        if i and (ended and not surface[0].islower() or ("\n" in gap and _new_block(gap, surface))):
+        if i and ((ended and not surface[0].islower()) or ("\n" in gap and _new_block(gap, surface))):
             breaks[i] = 1
         before_end = end
         ended = surface[-1] in ".!?。！？…\"'”’»)]」』" and _SENTENCE_END.search(surface) is not None

@@ -32,6 +32,7 @@ from .words import means, touched, words
 
 _FORCED = 4  # above every rank of `protect.RANKS`: what the caller names goes last
 _BLOCK = 1 << 18  # characters tokenized at a time: an encoding takes hundreds of bytes a token
+_FILL = 0.75  # the least that a row of a batch holds beside padding
 _DIGIT = re.compile(r"\d")
 _ENDS = (".", "\n", "?", "!", "。", "？", "！", "।")
 
@@ -186,12 +187,16 @@ class LLMLingua2:
     def _probabilities(
         self, pieces: Sequence[_Pieces], chunks: Sequence[tuple[int, int, int]]
     ) -> Iterator[tuple[int, int, Floats]]:
-        """For chunks (text, start, end) of pieces the same with their probabilities, in batches of equal length."""
+        """For chunks (text, start, end) of pieces the same with their probabilities, in batches of similar length."""
         ordered = sorted(chunks, key=lambda chunk: chunk[2] - chunk[1], reverse=True)
         place = 0
         while place < len(ordered):
             length = ordered[place][2] - ordered[place][1] + 2
-            batch = ordered[place : place + max(1, self._batch_tokens // length)]
+            batch = [
+                chunk
+                for chunk in ordered[place : place + max(1, self._batch_tokens // length)]
+                if chunk[2] - chunk[1] + 2 >= _FILL * length
+            ]
             ids = np.full((len(batch), length), self._vocabulary.pad, np.int64)
             mask = np.zeros((len(batch), length), np.bool_)
             for row, (number, start, end) in enumerate(batch):

@@ -12,9 +12,9 @@ import re
 import string
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,8 +36,12 @@ from .token_classifier import (
     load,
 )
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 _LENGTH = 512  # tokens of a chunk with the two special ones; every batch is padded to it
-_REMEMBERED = 1 << 17  # words whose writing is remembered from one call to the next
+_REMEMBERED = 1 << 17  # words and tokens that are remembered from one call to the next
+_BLANKS = re.compile(r"[ \t\n\r]+")  # what BERT's normalizer takes for a space, and not for a control character
 _DIGIT = re.compile(r"\d")
 _WORDS = re.compile(r'\b\w+\b|[<>=/!@#$%^&*()?":{}|\\`~;_+-]')
 
@@ -57,6 +61,8 @@ class CompatLLMLingua2:
         self._tokenizer = vocabulary.tokenizer
         self._count = counter.count
         self._max_batch_size = max_batch_size
+        self._word_by_word = _tokenizes_words(self._tokenizer)
+        self._known: dict[str, list[int]] = {}  # the token ids of words
         self._pieces: dict[str, str] = {}  # how a token is written behind others
         # The reference frames every text in BERT's special tokens, whatever the model: to XLM-R these are unknown.
         ids = (self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[PAD]"))
@@ -80,7 +86,7 @@ class CompatLLMLingua2:
         options: PromptOptions = PromptOptions(),  # noqa: B008  # frozen
     ) -> PromptResult:
         """Compress contexts. Raises ConfigError where the reference fails."""
-        contexts = [context] if isinstance(context, str) else list(context)
+        contexts = [_valid(text) for text in ([context] if isinstance(context, str) else context)]
         if len(options.force_tokens) > PLACEHOLDERS:
             raise _failure("AssertionError", f"more than {PLACEHOLDERS} force tokens")
         force = _Force.of(options, [self._n_tokens(token) for token in options.force_tokens], self._vocabulary.pieces)
@@ -119,11 +125,11 @@ class CompatLLMLingua2:
     # ---- chunks ------------------------------------------------------------------------------------------------------
 
     def _n_tokens(self, text: str) -> int:
-        return len(self._tokenizer.encode(_valid(text), add_special_tokens=False))
+        return len(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _chunks(self, text: str, ends: set[str]) -> Iterator[str]:
         """Texts of up to 511 tokens: one too many, which is cut off when the chunk is read."""
-        tokens: list[str] = self._tokenizer.encode(_valid(text), add_special_tokens=False).tokens
+        tokens = self._tokens(text)
         cuts = np.array([place for place, token in enumerate(tokens) if token in ends], np.int64)
         payload, start = _LENGTH - 2, 0
         while start < len(tokens):
@@ -136,6 +142,30 @@ class CompatLLMLingua2:
                     end = int(cuts[last])
             yield self._written(tokens[start : end + 1])
             start = end + 1
+
+    def _tokens(self, text: str) -> list[str]:
+        """The tokens of a text; what SentencePiece does not know keeps its letters."""
+        if not self._word_by_word:
+            tokens: list[str] = self._tokenizer.encode(text, add_special_tokens=False).tokens
+            return tokens
+        (ids,) = self._ids([text])
+        names = {number: self._tokenizer.id_to_token(number) or "" for number in set(ids)}
+        return [names[number] for number in ids]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of texts. Where words are tokenized on their own, each is tokenized once."""
+        # The fast one leaves out offsets and the letters of tokens, which nobody asks for here.
+        encode = self._tokenizer.encode_batch_fast
+        if not self._word_by_word:
+            return [encoding.ids for encoding in encode(list(texts), add_special_tokens=False)]
+        words = [_BLANKS.split(text) for text in texts]
+        known = self._known
+        if len(known) > _REMEMBERED:
+            known.clear()
+        fresh = list({word for own in words for word in own if word not in known})
+        for word, encoding in zip(fresh, encode(fresh, add_special_tokens=False), strict=True):
+            known[word] = encoding.ids
+        return [list(chain.from_iterable([known[word] for word in own])) for own in words]
 
     def _written(self, tokens: Sequence[str]) -> str:
         """Tokens as text. The two decoders that matter write every token but the first alike wherever it stands."""
@@ -155,10 +185,8 @@ class CompatLLMLingua2:
         """Token ids of chunks and which of them are not padding; shape (len(chunks), 512)."""
         ids = np.full((len(chunks), _LENGTH), self._pad, np.int64)
         inside = np.zeros((len(chunks), _LENGTH), np.bool_)
-        # The fast one leaves out offsets and the letters of tokens, which nobody asks for here.
-        encoded = self._tokenizer.encode_batch_fast([_valid(chunk) for chunk in chunks], add_special_tokens=False)
-        for row, encoding in enumerate(encoded):
-            line = [self._cls, *encoding.ids, self._sep][:_LENGTH]
+        for row, own in enumerate(self._ids(chunks)):
+            line = [self._cls, *own, self._sep][:_LENGTH]
             ids[row, : len(line)] = line
             inside[row, : len(line)] = True
         if self._masked is not None:
@@ -424,8 +452,20 @@ def _ratio(target: float, tokens: int) -> float:
     return target / tokens
 
 
+def _tokenizes_words(tokenizer: Tokenizer) -> bool:
+    """Whether the tokens of a text are those of its words, one after another: so with BERT's rules.
+
+    Not with SentencePiece, whose normalizer may see a space and the accent after it as one character.
+    """
+    rules = (type(part).__name__ for part in (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model))
+    added = tokenizer.get_added_tokens_decoder().values()
+    return tuple(rules) == ("BertNormalizer", "BertPreTokenizer", "WordPiece") and not any(
+        _BLANKS.search(token.content) for token in added
+    )
+
+
 def _valid(text: str) -> str:
-    """Rust strings cannot hold lone surrogates; a question mark is one character as well."""
+    """Rust strings cannot hold lone surrogates, and the reference stumbles over them; here they are question marks."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -59,7 +59,14 @@ def protected_spans(text: str, kinds: Collection[Kind] = KINDS) -> list[Protecte
     if "number" in kinds:
         found += _numbers(text)
     found += [span for span in _words(text) if span.kind in kinds]
-    return sorted(found, key=lambda span: (span.start, -span.end))
+    found.sort(key=lambda span: (span.start, -span.end))
+    reached: dict[Kind, int] = {}
+    outermost = []  # of each kind: "least" in "at least" is nothing of its own
+    for span in found:
+        if span.end > reached.get(span.kind, -1):
+            reached[span.kind] = span.end
+            outermost.append(span)
+    return outermost
 
 
 def mark(starts: Ints, ends: Ints, protected: Sequence[Protected]) -> tuple[Ints, Ints]:
@@ -225,11 +232,12 @@ _KNOWN: dict[str, Kind] = (
 )
 # Of several words, or too common a word on their own. Begin with a letter, so that the words can lead to them.
 _PHRASES = re.compile(
-    r"""(?: (?P<comparative> at[ ]least|at[ ]most|up[ ]to|more[ ]than|less[ ]than|as[ ]\w+[ ]as|no[ ]more|\w+er[ ]than
-            |bis[ ]zu|\w+er[ ]als|au[ ]moins|au[ ]plus|al[ ]menos|como[ ]máximo|como[ ]mínimo|por[ ]lo[ ]menos)
-          | (?P<condition> as[ ]long[ ]as|in[ ]case|subject[ ]to|provided[ ]that|depending[ ]on|only[ ]if|even[ ]if
+    r"""(?: (?P<condition> as[ ]long[ ]as|in[ ]case|subject[ ]to|provided[ ]that|depending[ ]on|only[ ]if|even[ ]if
             |rather[ ]than|à[ ]moins|à[ ]condition|tant[ ]que|en[ ]cas|a[ ]menos[ ]que|siempre[ ]que|en[ ]caso)
-          | (?P<negation> no[ ]longer|no[ ]one|not[ ]yet|non[ -]\w+|nicht[ ]mehr|ne[ ]plus)
+          | (?P<comparative> at[ ]least|at[ ]most|up[ ]to|more[ ]than|less[ ]than|as[ ]\w{1,30}[ ]as|no[ ]more
+            |\w{1,30}er[ ]than|bis[ ]zu|\w{1,30}er[ ]als|au[ ]moins|au[ ]plus|al[ ]menos|como[ ]máximo|como[ ]mínimo
+            |por[ ]lo[ ]menos)
+          | (?P<negation> no[ ]longer|no[ ]one|not[ ]yet|non[ -]\w{1,30}|nicht[ ]mehr|ne[ ]plus)
         ) (?!\w)""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -292,7 +300,7 @@ def _names(text: str, capitals: list[tuple[int, int, bool]], small: set[str], n_
     """Runs of capitalised words that are not there only because a sentence begins."""
     inside = {text[a:b] for a, b, begins in capitals if not begins}
     # German writes every noun with a capital, a text in capitals every word: there one such word alone says nothing.
-    common = sum(not begins for _, _, begins in capitals) > 0.22 * n_words
+    common = len(small & _GERMAN) > 2 or len(capitals) > 0.5 * n_words
     run_start = run_end = -1
     size = 0
     telling = False  # whether the run holds a word that is a name by itself
@@ -315,6 +323,7 @@ def _names(text: str, capitals: list[tuple[int, int, bool]], small: set[str], n_
         telling = telling or mixed or (not common and (not begins or word in inside))
 
 
+_GERMAN = _set("der und ist nicht den dem ein eine mit für auf von zu sich des auch wird im hat zum zur")
 _CAPITAL_WORDS = _set("""
 the this that these those there here what when where who why how which while and or a an as at by for from in on to
 with it its he she they we you his her their our your my i'm i've i'd i'll it's that's is are was were be been has

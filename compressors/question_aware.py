@@ -280,7 +280,11 @@ def paragraphs(text: str, characters: int = 600) -> list[Span]:
         # A paragraph of its own begins a passage, unless both together are short.
         first = True
         for a, b in _pieces(text, start, end, characters):
-            if found and b - found[-1][0] <= characters and not (first and found[-1][1] - found[-1][0] > characters // 2):
+            if (
+                found
+                and b - found[-1][0] <= characters
+                and not (first and found[-1][1] - found[-1][0] > characters // 2)
+            ):
                 found[-1] = (found[-1][0], b)
             else:
                 found.append((a, b))

@@ -28,10 +28,11 @@ Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 
 _PIECES = re.compile(r"[^\W\d_]+|\d+")
 _SEAM = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_ASKING = frozenset(
+_ASKING_WORDS = (
     "a an and are as at be by can did do does for from had has have how i if in into is it its of on or that the their"
-    " there this to was were what when where which who why will with".split()
+    " there this to was were what when where which who why will with"
 )
+_ASKING = frozenset(_ASKING_WORDS.split())
 
 
 def words(text: str) -> list[str]:
@@ -113,7 +114,9 @@ class FusedScorer:
 
     def __init__(self, scorers: Sequence[Scorer], weights: Sequence[float] = ()) -> None:
         if weights and len(weights) != len(scorers):
-            raise ConfigError(f"There are {len(scorers)} scorers and {len(weights)} weights; give one for each, or none.")
+            raise ConfigError(
+                f"There are {len(scorers)} scorers and {len(weights)} weights; give one for each, or none."
+            )
         self.scorers = tuple(scorers)
         self.weights = tuple(weights) or (1 / max(len(scorers), 1),) * len(scorers)
 

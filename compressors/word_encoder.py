@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +72,8 @@ class _Model:
                 for (_, owners), row in zip(batch, states, strict=True):
                     np.add.at(sums, owners, row[1 : 1 + len(owners)])
                     np.add.at(tokens, owners, 1)
-        means = sums / np.maximum(tokens, 1)[:, None]
-        return [means[a:b] for a, b in zip(firsts, firsts[1:], strict=False)]
+        means: F32 = sums / np.maximum(tokens, 1)[:, None]
+        return [means[a:b] for a, b in pairwise(firsts.tolist())]
 
     def _windows(self, text: str, spans: Ints, first: int) -> Iterator[tuple[Ints, Ints]]:
         if not len(spans):
@@ -148,7 +149,8 @@ def _load(folder: Path, device: str) -> _Model:
     if cls is None or sep is None:
         raise ConfigError(f"The tokenizer in {folder} is not one of BERT's: it has no [CLS] and [SEP].")
     dtype = torch.bfloat16 if device == "cpu" and has_bfloat16() else torch.float32
-    return _Model(bert.eval().to(device=device, dtype=dtype), tokenizer, device, cls, sep)
+    untyped: Any = bert
+    return _Model(untyped.eval().to(device=device, dtype=dtype), tokenizer, device, cls, sep)
 
 
 def _bundled_folder() -> Path:

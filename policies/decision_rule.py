@@ -43,7 +43,8 @@ def choose(
     because: the policy's own reasons, which come first.
     Every estimate comes back in its place, with `utility` where it was compared and `infeasible` where a limit of the
     goal rules it out. What cannot be shown to keep a limit (unknown cost, latency, quality) does not keep it. A
-    strategy of unknown quality is compared only where no quality is known. Ties go to the cheaper, then by name.
+    strategy of unknown quality is compared only where no quality is known; one whose quality is not measured is taken
+    at the lower end of its interval. Ties go to the cheaper, then by name.
     Raises ContextTooLong where nothing fits the window, NoFeasibleStrategy where the limits leave nothing.
     """
     if not estimates:
@@ -65,7 +66,7 @@ def choose(
 
     price = prices(candidates, features, profile)
     weight = LAMBDA[goal.prefer]
-    candidates = [replace(e, utility=(e.quality or 0.0) - weight * price[e.strategy]) for e in candidates]
+    candidates = [replace(e, utility=_quality(e) - weight * price[e.strategy]) for e in candidates]
     ranked = sorted(candidates, key=lambda e: (-(e.utility or 0.0), price[e.strategy], e.strategy))
     compared = {estimate.strategy: estimate for estimate in candidates}
     reasons = [*because, *_reasons(ranked, goal, profile)]
@@ -79,6 +80,13 @@ def choose(
         features=features,
         goal=goal,
     )
+
+
+def _quality(estimate: Estimate) -> float:
+    """What a decision may count on: what was only published elsewhere must not win by a hopeful guess."""
+    if estimate.measured or estimate.quality_interval is None:
+        return estimate.quality or 0.0
+    return estimate.quality_interval[0]
 
 
 def _violation(estimate: Estimate, goal: Goal) -> str:

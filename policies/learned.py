@@ -222,7 +222,8 @@ class Learned:
                 continue
             if option.strategy == "rag" and full is not None:
                 belief = as_shown(full, belief, min(option.prompt_tokens / text_tokens, 1.0))
-            estimates.append(filled(option, belief, self._basis(option.strategy, profile)))
+            measured = self.weights.level(option.strategy, profile) is not None
+            estimates.append(filled(replace(option, measured=measured), belief, self._basis(option.strategy, profile)))
         return choose("learned", features, profile, estimates, goal, [self._reason(features, profile, estimates)])
 
     def _basis(self, strategy: str, profile: ModelProfile) -> str:
@@ -240,9 +241,15 @@ class Learned:
         shares = dict(zip(TASKS, _task_shares(features), strict=True))
         ranked = sorted(shares.items(), key=lambda item: -item[1])
         kinds = " or ".join(f"{task} ({share:.2f})" for task, share in ranked[: 1 if ranked[0][1] >= 0.6 else 2])
-        known = ", ".join(f"{e.strategy} {e.quality:.2f}" for e in estimates if e.quality is not None)
-        guessed = [e.strategy for e in estimates if self.weights.level(e.strategy, profile) is None]
-        doubt = f" Not calibrated: {', '.join(guessed)}." if guessed else ""
+        known = ", ".join(f"{e.strategy} {e.quality:.2f}" for e in estimates if e.quality is not None and e.measured)
+        guessed = [e for e in estimates if not e.measured or e.quality is None]
+        named = ", ".join(
+            f"{e.strategy} {e.quality:.2f} counts as {e.quality_interval[0]:.2f}"
+            if e.quality is not None and e.quality_interval
+            else e.strategy
+            for e in guessed
+        )
+        doubt = f" Not calibrated: {named}." if guessed else ""
         expected = f"; outcomes lead to expect {known} right" if known else ""
         return f"Asked like a {kinds} question about {features.document_tokens:,} tokens{expected}.{doubt}"
 

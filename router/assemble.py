@@ -5,17 +5,31 @@ Registries are dicts of small factories: adding a strategy, policy or backend is
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core import Answer, Backend, Call, EvidenceSource, Goal, ModelProfile, Policy, Reply, Request, Retriever, Strategy
+from .core import (
+    Answer,
+    Backend,
+    Call,
+    EvidenceSource,
+    Goal,
+    ModelProfile,
+    Policy,
+    Reply,
+    Request,
+    Retriever,
+    Strategy,
+    TokenCounter,
+)
 from .errors import ConfigError
 from .router import BaseRouter, Recorder
 from .settings import Settings, default_cache_dir, load_settings
 
 if TYPE_CHECKING:
+    from ..compressors.compression import Compressed, Compressor
     from ..retrievers.embed import Embedder
 
 EXTRACTIVE = "extractive"
@@ -94,7 +108,19 @@ def _rag(settings: Settings, retriever: Retriever) -> Strategy:
     return Rag(retriever, settings.rag_budget_tokens)
 
 
-_STRATEGIES: Mapping[str, Callable[[Settings, Retriever], Strategy]] = {"full": _full, "rag": _rag}
+def _compressed(settings: Settings, retriever: Retriever) -> Strategy:
+    from .strategies.compressed import Compressed
+
+    code = _Lazily(partial(make_compressor, settings, "code"))
+    text = _Lazily(partial(make_compressor, settings, settings.compressor))
+    return Compressed(text, settings.compressed_keep_rate, by_kind={"code": code})
+
+
+_STRATEGIES: Mapping[str, Callable[[Settings, Retriever], Strategy]] = {
+    "full": _full,
+    "rag": _rag,
+    "compressed": _compressed,
+}
 
 
 def make_policy(name: str) -> Policy:
@@ -150,6 +176,84 @@ def make_recorder(settings: Settings) -> Recorder | None:
         append(path, of_answer(answer, score, case_id=case_id, task=task, group=group))
 
     return record
+
+
+# ---- compression -----------------------------------------------------------------------------------------------------
+
+
+def make_compressor(settings: Settings, name: str) -> Compressor:
+    """A compressor by its name: `question_aware`, `embedded`, `lexical`, `code` or `llmlingua2:FOLDER`.
+
+    Raises ConfigError on any other, and where the folder holds no model.
+    """
+    kind, _, argument = name.partition(":")
+    if kind not in _COMPRESSORS:
+        known = ", ".join(f"{name}:FOLDER" if name == "llmlingua2" else name for name in _COMPRESSORS)
+        raise ConfigError(f"Unknown compressor {name!r}. Known: {known}.")
+    return _COMPRESSORS[kind](settings, argument)
+
+
+def _counter(settings: Settings) -> TokenCounter:
+    from . import tokens
+
+    return tokens.counter_for(str(settings.tokenizer or make_profiles(settings)(settings.model).tokenizer))
+
+
+def _lexical(settings: Settings, argument: str) -> Compressor:
+    from ..compressors.embedded import Embedded
+
+    return Embedded(count=_counter(settings).count)
+
+
+def _embedded(settings: Settings, argument: str) -> Compressor:
+    """The encoder tier where the embedding model is wanted and installed, else the lexical one."""
+    from ..compressors.embedded import Embedded
+    from ..compressors.word_encoder import WordEncoder
+    from ..retrievers.embed import installed
+
+    encoder = WordEncoder() if settings.embedding_model != "none" and installed() else None
+    return Embedded(encoder, count=_counter(settings).count)
+
+
+def _question_aware(settings: Settings, argument: str) -> Compressor:
+    from ..compressors.question_aware import QuestionAware
+
+    return QuestionAware(inner=_lexical(settings, ""), count=_counter(settings).count)
+
+
+def _code(settings: Settings, argument: str) -> Compressor:
+    from ..compressors.code import Code
+
+    return Code(count=_counter(settings).count)
+
+
+def _llmlingua2(settings: Settings, argument: str) -> Compressor:
+    from ..compressors.llmlingua2 import LLMLingua2
+
+    if not argument:
+        raise ConfigError("llmlingua2 needs the folder of a token classification model: llmlingua2:FOLDER.")
+    return LLMLingua2.from_folder(Path(argument), _counter(settings))
+
+
+_COMPRESSORS: Mapping[str, Callable[[Settings, str], Compressor]] = {
+    "question_aware": _question_aware,
+    "embedded": _embedded,
+    "lexical": _lexical,
+    "code": _code,
+    "llmlingua2": _llmlingua2,
+}
+
+
+class _Lazily:
+    """A compressor that is made when it is first used: deciding must not load it."""
+
+    def __init__(self, make: Callable[[], Compressor]) -> None:
+        self._make = cache(make)
+
+    def compress(
+        self, texts: Sequence[str], *, question: str = "", keep_rate: float | None = None
+    ) -> Sequence[Compressed]:
+        return self._make().compress(texts, question=question, keep_rate=keep_rate)
 
 
 # ---- retrieval -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from .core import Answer, Decision, Document, Usage
 from .errors import ConfigError, MissingExtra, RouterError
@@ -177,6 +178,72 @@ def retrieve(
             f"score {source.score:.3f}"
         )
         out.print(f"{source.text.strip()}\n", markup=False)
+
+
+@app.command()
+def compress(
+    files: Files = None,
+    rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="Tokens to keep, as a share of each text's.")] = 0.33,
+    budget_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to keep of all texts together; takes the place of --rate.")
+    ] = None,
+    question: Annotated[str, typer.Option(help="What the texts are wanted for; what matters to it is kept.")] = "",
+    method: Annotated[
+        str | None, typer.Option(help="question_aware, embedded, lexical, code, or llmlingua2:FOLDER.")
+    ] = None,
+    show: Annotated[bool, typer.Option(help="Print the whole text, with what was left out marked.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Shorten texts to what matters. Negations, conditions, numbers and names survive first.
+
+    Example: `longroute compress contract.txt --rate 0.25 --question "Who may terminate?" --show`
+    """
+    from .assemble import make_compressor
+    from .outputs import CompressOutput, ShortenedOutput
+    from .settings import load_settings
+
+    with _working("Reading") as say:
+        documents = _load(files)
+        settings = load_settings()
+        method = method or ("code" if all(document.kind == "code" for document in documents) else settings.compressor)
+        compressor = make_compressor(settings, method)
+        say("Compressing")
+        limit: dict[str, Any] = {"budget_tokens": budget_tokens} if budget_tokens else {"keep_rate": rate}
+        results = compressor.compress([document.text for document in documents], question=question, **limit)
+    if as_json:
+        shortened = [
+            ShortenedOutput(
+                document=document.id,
+                text=result.text,
+                tokens_before=result.tokens_before,
+                tokens_after=result.tokens_after,
+                keep_rate=round(result.keep_rate, 6),
+                kept=list(result.kept),
+                placed=list(result.placed),
+                broken=list(result.broken),
+            )
+            for document, result in zip(documents, results, strict=True)
+        ]
+        print(CompressOutput(method=method, documents=shortened).model_dump_json(indent=2))
+        return
+    for document, result in zip(documents, results, strict=True):
+        out.print(_marked(document.text, result.kept) if show else Text(result.text))
+        err.print(
+            f"[dim]{escape(document.id)}: {result.tokens_after:,} of {result.tokens_before:,} tokens "
+            f"({result.keep_rate:.0%}) by {escape(method)}[/]"
+        )
+
+
+def _marked(text: str, kept: Sequence[tuple[int, int]]) -> Text:
+    """The whole text with what was left out dimmed and struck through; in [-brackets-] where there are no colours."""
+    marked, end = Text(), 0
+    for start, stop in [*kept, (len(text), len(text))]:
+        if end < start:
+            left_out = text[end:start]
+            marked.append(left_out if out.is_terminal else f"[-{left_out}-]", "dim strike red")
+        marked.append(text[start:stop])
+        end = stop
+    return marked
 
 
 @app.command()

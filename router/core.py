@@ -182,6 +182,7 @@ class Estimate:
     """What one strategy would bring. None means unknown.
 
     quality: probability that the answer is correct, with a 90 % interval; `basis` says where it comes from.
+    measured: False where no outcomes stand behind it; decisions then take it at the lower end of its interval.
     infeasible: empty where the strategy can be used, else the reason it cannot, for a person to read.
     """
 
@@ -195,6 +196,7 @@ class Estimate:
     quality: float | None = None
     quality_interval: tuple[float, float] | None = None
     basis: str = ""
+    measured: bool = True
     utility: float | None = None
     infeasible: str = ""
 

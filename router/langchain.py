@@ -1,4 +1,4 @@
-"""LangChain's door into the router: a Runnable that answers, and a retriever. The only module that subclasses theirs.
+"""LangChain's door: a Runnable, a retriever, a document compressor. The only module that subclasses theirs.
 
 The other direction, a LangChain chat model as the one that answers, is `backends/langchain.py`.
 """
@@ -6,15 +6,18 @@ The other direction, a LangChain chat model as the one that answers, is `backend
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.callbacks import CallbackManagerForRetrieverRun, Callbacks
+from langchain_core.documents import BaseDocumentCompressor
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict
 
-from .assemble import make_retriever
+from ..compressors.compression import Compressor
+from .assemble import make_compressor, make_retriever
 from .core import Answer, Document, Retriever
 from .router import BaseRouter
 from .settings import load_settings
@@ -79,6 +82,43 @@ class LongrouteRetriever(BaseRetriever):
             )
             for passage in found
         ]
+
+
+class LongrouteCompressor(BaseDocumentCompressor):
+    """Shortens documents to what matters to the query; those of which nothing is left are dropped.
+
+    compressor: by its name, see `assemble.make_compressor`. keep_rate: tokens after / tokens before of each document.
+    budget_tokens: of all together, in place of keep_rate. Metadata gains `tokens_before` and `tokens_after`.
+    """
+
+    compressor: str = "question_aware"
+    keep_rate: float = 0.33
+    budget_tokens: int | None = None
+
+    def compress_documents(
+        self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
+    ) -> list[LangChainDocument]:
+        limit: dict[str, Any] = {"budget_tokens": self.budget_tokens} if self.budget_tokens else {}
+        results = self._ready.compress(
+            [document.page_content for document in documents],
+            question=query,
+            **(limit or {"keep_rate": self.keep_rate}),
+        )
+        return [
+            document.model_copy(
+                update={
+                    "page_content": result.text,
+                    "metadata": document.metadata
+                    | {"tokens_before": result.tokens_before, "tokens_after": result.tokens_after},
+                }
+            )
+            for document, result in zip(documents, results, strict=True)
+            if result.text.strip()
+        ]
+
+    @cached_property
+    def _ready(self) -> Compressor:
+        return make_compressor(load_settings(), self.compressor)
 
 
 def to_documents(documents: Sequence[str | Document | LangChainDocument]) -> list[Document]:

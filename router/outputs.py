@@ -41,6 +41,9 @@ class EstimateOutput(_Output):
     quality: float | None = Field(description="Probability that the answer is correct.")
     quality_interval: tuple[float, float] | None = Field(description="90 % interval of `quality`.")
     basis: str = Field(description="Where the quality comes from.")
+    measured: bool = Field(
+        True, description="False where no outcomes stand behind it: the decision took the lower end of its interval."
+    )
     prompt_tokens: int
     cached_tokens: int = Field(description="Part of `prompt_tokens` expected from the provider's prompt cache.")
     completion_tokens: int
@@ -94,6 +97,27 @@ class RetrieveOutput(_Output):
     passages: list[SourceOutput]
 
 
+class ShortenedOutput(_Output):
+    """One shortened document. `text` at `placed[i]` begins the source's characters `kept[i][0]` to `kept[i][1]`."""
+
+    document: str
+    text: str
+    tokens_before: int
+    tokens_after: int
+    keep_rate: float = Field(description="Tokens after / tokens before.")
+    kept: list[tuple[int, int]] = Field(description="What is kept of the source, as character offsets, end exclusive.")
+    placed: list[int] = Field(description="Where in `text` each of them begins.")
+    broken: list[tuple[int, int]] = Field(description="Protected stretches of the source that did not fit.")
+
+
+class CompressOutput(_Output):
+    """`longroute compress --json`."""
+
+    version: Literal[1] = 1
+    method: str
+    documents: list[ShortenedOutput]
+
+
 class CheckOutput(_Output):
     name: str
     ok: bool | None = Field(description="null where it was not checked.")
@@ -117,6 +141,7 @@ OUTPUTS: Mapping[str, type[_Output]] = {
     "ask": AskOutput,
     "decide": DecideOutput,
     "retrieve": RetrieveOutput,
+    "compress": CompressOutput,
     "doctor": DoctorOutput,
 }
 
@@ -176,6 +201,7 @@ def estimate_output(estimate: Estimate) -> EstimateOutput:
         quality=estimate.quality,
         quality_interval=estimate.quality_interval,
         basis=estimate.basis,
+        measured=estimate.measured,
         prompt_tokens=estimate.prompt_tokens,
         cached_tokens=estimate.cached_tokens,
         completion_tokens=estimate.completion_tokens,

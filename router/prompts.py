@@ -26,10 +26,17 @@ _RAG_TASK = (
     f"that support the answer by their numbers, like [2]. If the passages do not answer it, reply exactly: {REFUSAL}"
 )
 
+_COMPRESSED_TASK = (
+    "Answer the question at the end from the documents, which were shortened: words and parts that matter less were "
+    "left out. Be concise. Quote the words of the document where they decide the answer. If the documents do not "
+    f"contain the answer, reply exactly: {REFUSAL}"
+)
+
 # Tokens of everything around the text and the question: task, fences, roles. Rounded up; tests compare with the real
 # messages. The second number is per document or passage.
 FULL_OVERHEAD_TOKENS = (90, 40)
 RAG_OVERHEAD_TOKENS = (100, 30)
+COMPRESSED_OVERHEAD_TOKENS = (110, 40)
 
 
 def full_messages(documents: Sequence[Document], question: str, instructions: str = "") -> tuple[Message, ...]:
@@ -45,6 +52,17 @@ def rag_messages(passages: Sequence[Passage], question: str, instructions: str =
         for number, passage in enumerate(passages, start=1)
     )
     return _messages(_RAG_TASK, fenced, question, instructions)
+
+
+def compressed_messages(documents: Sequence[Document], question: str, instructions: str = "") -> tuple[Message, ...]:
+    """Shortened documents, then the question."""
+    fenced = "\n\n".join(_fence("document", document.id, document.text) for document in documents)
+    return _messages(_COMPRESSED_TASK, fenced, question, instructions)
+
+
+def shortened(text: str) -> str:
+    """A shortened text to show in place of the whole, inside a prompt that is not ours."""
+    return f"[Shortened: words and parts that matter less were left out.]\n\n{text}"
 
 
 def excerpts(passages: Sequence[Passage], documents: Sequence[Document]) -> tuple[str, ...]:

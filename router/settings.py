@@ -100,6 +100,13 @@ class Settings(BaseSettings):
     max_output_tokens: int = Field(1024, ge=1, description="Longest answer, and the room kept for it in the window.")
 
     rag_budget_tokens: int = Field(3000, ge=50, description="Most text that `rag` shows the model.")
+    compressor: str = Field(
+        "question_aware",
+        description="How `compressed` shortens: `question_aware`, `embedded`, `lexical`, or `llmlingua2:FOLDER`.",
+    )
+    compressed_keep_rate: float = Field(
+        0.33, gt=0, le=1, description="Tokens that `compressed` keeps, as a share of the text's."
+    )
     embedding_model: str = Field(
         "default",
         description="`default` is the offline MiniLM, `none` is BM25 alone, else a sentence-transformers model.",

@@ -37,7 +37,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "router.outputs": (*BASE, "router.documents"),
     "router.assemble": ("*",),
     "router.doctor": ("router.assemble", "router.outputs", "router.settings", *BASE),
-    "router.langchain": ("router.assemble", "router.router", "router.settings", *BASE),
+    "router.langchain": ("compressors.compression", "router.assemble", "router.router", "router.settings", *BASE),
     "router.calibration": ("*",),
     "router.proxy": ("*",),
     "router.cli": ("*",),

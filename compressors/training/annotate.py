@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..compression import Bools, Ints
 from ..lexical_features import form_of, split_words
-
-import numpy as np
 
 WINDOW = 150
 """Words to either side in which a word is looked for."""
@@ -47,8 +47,8 @@ def annotate(text: str, compressed: str, window: int = WINDOW) -> Annotation:
     """Find the words of a compression in its text, in order as far as may be.
 
     Words are equal without case, signs and the commonest endings. The search begins at the place of the last find, not
-    one behind it as in the paper's code: else the first word of a text could be found only by a repetition. As there,
-    a find carries the place forward by half the window at most, so that one wrong find far ahead does not lose the rest.
+    one behind it as in the paper's code: else the first word of a text could be found only by a repetition. As
+    there, a find carries the place forward by half the window at most, so that one wrong find far ahead does not lose the rest.
     """
     words = split_words(text)
     keys = [key_of(text[a:b]) for a, b in words.tolist()]

@@ -49,7 +49,7 @@ def agreement(scores: Sequence[Floats], keeps: Sequence[Bools]) -> Agreement:
 
 def auc(scores: Floats, positive: Bools) -> float:
     """Chance that a positive scores above a negative, ties counting half; both must occur."""
-    values, place, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+    _, place, sizes = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(sizes) - (sizes - 1) / 2)[place]  # mean rank among equals, from 1
     n = int(positive.sum())
     if not 0 < n < len(positive):

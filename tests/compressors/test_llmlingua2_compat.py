@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+
 from longroute.compressors.llmlingua2_compat import CompatLLMLingua2
 from longroute.compressors.llmlingua2_options import PromptOptions
 from longroute.compressors.token_classifier import Ids, Mask, Probabilities, Vocabulary, add_placeholders
 from longroute.router.errors import ConfigError
 from longroute.router.tokens import counter_from
-from tokenizers import Tokenizer
 
 # Made with the reference package by `python -m benchmarks.llmlingua2_identity --fixture --cases 80`.
 STORED = Path(__file__).with_name("llmlingua2_reference.json")

@@ -39,6 +39,14 @@ def test_preferring_quality_pays_for_a_small_gain_and_preferring_cheap_saves_a_l
     assert decide(FULL, replace(RAG, quality=0.60), goal=Goal("cheap")).strategy == "rag"
 
 
+def test_what_is_not_measured_counts_as_the_lower_end_of_its_interval() -> None:
+    hoped = replace(UNKNOWN, quality=0.84, quality_interval=(0.60, 0.99))
+    assert decide(FULL, RAG, replace(hoped, measured=True)).strategy == "compressed"
+    decision = decide(FULL, RAG, replace(hoped, measured=False))
+    assert decision.strategy == "rag"
+    assert by_name(decision)["compressed"].quality == 0.84  # what is expected is still told as it is
+
+
 def test_a_text_in_the_prompt_cache_makes_full_worth_it() -> None:
     warm = replace(FULL, cost_usd=Decimal("0.03"), cached_tokens=109_000)
     cold = replace(RAG, quality=0.77)

@@ -247,7 +247,7 @@ def test_strategies_without_outcomes_get_a_wide_prior_and_the_reasons_say_so() -
     for name in ("compressed", "chain_of_agents"):
         assert width(estimates[name]) > 1.5 * width(estimates["full"])
         assert "not calibrated" in estimates[name].basis
-    assert "Not calibrated: compressed, chain_of_agents." in decision.reasons[0]
+    assert "Not calibrated: compressed 0.74 counts as 0." in decision.reasons[0]
     assert "Not calibrated" not in decide(features(), profile("gpt-4o")).reasons[0]
 
 

@@ -198,3 +198,50 @@ def test_help_teaches_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         code, detail, _ = call(capsys, command, "--help")
         assert code == 0
         assert "Usage" in detail
+
+
+# ---- compress --------------------------------------------------------------------------------------------------------
+
+GARDENS = " ".join(f"House {n} in the old town has a garden and several windows to the street." for n in range(60))
+
+
+@pytest.fixture
+def long_lease(tmp_path: Path) -> Path:
+    path = tmp_path / "long.md"
+    path.write_text(f"{GARDENS}\n\nThe tenant must not keep a dog in the flat.\n\n{GARDENS}\n")
+    return path
+
+
+@pytest.mark.parametrize("method", ["question_aware", "lexical"])
+def test_compress_keeps_what_the_question_needs_within_the_rate(
+    method: str, capsys: pytest.CaptureFixture[str], long_lease: Path
+) -> None:
+    asked = ("--rate", "0.2", "--question", "May the tenant keep a dog?", "--method", method)
+    [short] = called_json(capsys, "compress", str(long_lease), *asked)["documents"]
+    source = long_lease.read_text()
+    assert "not keep" in short["text"] and "dog" in short["text"]
+    assert short["tokens_after"] <= 0.2 * short["tokens_before"]
+    for (start, end), place in zip(short["kept"], short["placed"], strict=True):
+        assert source[start:end] == short["text"][place : place + end - start]
+
+
+def test_compress_shows_what_was_left_out(capsys: pytest.CaptureFixture[str], long_lease: Path) -> None:
+    code, printed, complained = call(capsys, "compress", str(long_lease), "--question", "May he keep a dog?", "--show")
+    assert code == 0 and "tokens" in complained
+    assert "[-" in printed
+    assert printed.replace("[-", "").replace("-]", "").strip() == long_lease.read_text().strip()
+
+
+def test_compress_takes_a_budget_for_all_texts(capsys: pytest.CaptureFixture[str], long_lease: Path) -> None:
+    done = called_json(capsys, "compress", str(long_lease), str(long_lease), "--budget-tokens", "200")
+    assert sum(document["tokens_after"] for document in done["documents"]) <= 200
+
+
+@pytest.mark.parametrize(
+    ("method", "message"), [("nonsense", "Known: question_aware"), ("llmlingua2", "llmlingua2:FOLDER")]
+)
+def test_compress_explains_methods_it_does_not_have(
+    method: str, message: str, capsys: pytest.CaptureFixture[str], long_lease: Path
+) -> None:
+    code, _, complained = call(capsys, "compress", str(long_lease), "--method", method)
+    assert code != 0 and message in complained and "Traceback" not in complained

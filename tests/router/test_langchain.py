@@ -7,7 +7,7 @@ from langchain_core.runnables import RunnableLambda
 
 from longroute import Router
 from longroute.router.backends.scripted import Scripted
-from longroute.router.langchain import LongrouteRetriever, LongrouteRunnable
+from longroute.router.langchain import LongrouteCompressor, LongrouteRetriever, LongrouteRunnable
 
 DOCUMENTS = [
     LangChainDocument("The flat is in Vienna.", metadata={"source": "flat.txt"}),
@@ -38,3 +38,14 @@ def test_retriever_returns_exact_slices_with_their_place() -> None:
     best = found[0]
     assert best.metadata["document"] == "rent.txt"
     assert "The rent is 900 euros."[best.metadata["start"] : best.metadata["end"]] == best.page_content
+
+
+def test_compressor_shortens_documents_and_drops_what_says_nothing() -> None:
+    text = " ".join(f"House {n} in the old town has a garden and {n} windows to the street." for n in range(80))
+    documents = [LangChainDocument(f"{text} The rent is 900 euros. {text}", metadata={"source": "rent.txt"})]
+    [short] = LongrouteCompressor(keep_rate=0.2).compress_documents(documents, "How much is the rent?")
+    assert "rent is 900 euros" in short.page_content
+    assert short.metadata["source"] == "rent.txt"
+    assert short.metadata["tokens_after"] <= 0.2 * short.metadata["tokens_before"]
+    few = LongrouteCompressor(budget_tokens=40).compress_documents([*documents, *documents], "How much is the rent?")
+    assert sum(document.metadata["tokens_after"] for document in few) <= 40

@@ -37,21 +37,24 @@ def words_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGROUTE_EMBEDDING_MODEL", "none")
 
 
+TWO = ("--strategy", "full", "--strategy", "rag")
+
+
 def call(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
 def test_run_answers_the_example_and_a_second_time_nothing(questions: Path) -> None:
-    first = call("run", str(questions))
+    first = call("run", str(questions), *TWO)
     assert first.exit_code == 0
     assert "24 of 24 outcomes in outcomes.jsonl: 0 failed" in first.stdout
     before = Path("outcomes.jsonl").read_bytes()
-    assert call("run", str(questions)).exit_code == 0
+    assert call("run", str(questions), *TWO).exit_code == 0
     assert Path("outcomes.jsonl").read_bytes() == before
 
 
 def test_run_says_what_a_limit_has_left_undone(questions: Path) -> None:
-    done = call("run", str(questions), "--max-tokens", "10")
+    done = call("run", str(questions), *TWO, "--max-tokens", "10")
     assert done.exit_code == 0
     assert "0 of 24 outcomes" in done.stdout
     assert "24 are left undone: the next case could pass max_tokens = 10" in done.stderr
@@ -66,7 +69,7 @@ def test_run_takes_strategies_and_the_scorer(questions: Path) -> None:
 
 
 def test_import_writes_a_new_file_only(questions: Path) -> None:
-    call("run", str(questions), "--out", "here.jsonl")
+    call("run", str(questions), *TWO, "--out", "here.jsonl")
     done = call("import", "here.jsonl", "--out", "there.jsonl")
     assert done.exit_code == 0
     assert "24 outcomes on 3 groups of documents in there.jsonl" in done.stdout
@@ -81,7 +84,7 @@ def test_import_explains_how_strategies_are_named(questions: Path) -> None:
 
 
 def test_fit_writes_a_policy_file_that_can_be_read_and_says_where_it_is_thin(questions: Path) -> None:
-    call("run", str(questions))
+    call("run", str(questions), *TWO)
     done = call("fit", "outcomes.jsonl", "--out", "policy.json")
     assert done.exit_code == 0
     assert "Fitted to 24 outcomes of 12 cases" in done.stdout
@@ -90,7 +93,7 @@ def test_fit_writes_a_policy_file_that_can_be_read_and_says_where_it_is_thin(que
 
 
 def test_fit_with_a_risk_writes_a_guarantee_with_its_assumption_or_says_what_is_missing(questions: Path) -> None:
-    call("run", str(questions))
+    call("run", str(questions), *TWO)
     done = call("fit", "outcomes.jsonl", "--risk", "0.02", "--out", "policy.json")
     assert done.exit_code == 0
     assert "points of quality against full" in done.stdout
@@ -100,7 +103,7 @@ def test_fit_with_a_risk_writes_a_guarantee_with_its_assumption_or_says_what_is_
 
 
 def test_report_writes_one_page_and_its_numbers(questions: Path) -> None:
-    call("run", str(questions))
+    call("run", str(questions), *TWO)
     done = call("report", "outcomes.jsonl", "--out", "report.html")
     assert done.exit_code == 0
     assert "12 cases in report.html" in done.stdout
@@ -111,7 +114,7 @@ def test_report_writes_one_page_and_its_numbers(questions: Path) -> None:
 
 
 def test_report_judges_a_policy_file_as_it_is(questions: Path) -> None:
-    call("run", str(questions))
+    call("run", str(questions), *TWO)
     call("fit", "outcomes.jsonl", "--out", "policy.json")
     done = call("report", "outcomes.jsonl", "--policy", "policy.json")
     assert done.exit_code == 0
@@ -119,7 +122,7 @@ def test_report_judges_a_policy_file_as_it_is(questions: Path) -> None:
 
 
 def test_drift_of_a_handful_says_that_it_cannot_tell(questions: Path) -> None:
-    call("run", str(questions))
+    call("run", str(questions), *TWO)
     done = call("drift", "outcomes.jsonl", "--fitted", "outcomes.jsonl")
     assert done.exit_code == 0
     assert "20" in done.stdout  # fewest outcomes that can tell

@@ -31,7 +31,7 @@ def test_a_dry_run_tells_everything_and_sends_nothing(proxy: Proxy) -> None:
     assert any(FACT in located[passage.start : passage.end] for passage in said.passages)
     assert said.tokens_before is not None and said.tokens_after is not None
     assert said.tokens_after < said.tokens_before / 4
-    assert said.decision is not None and set(said.decision.estimates) == {"full", "rag"}
+    assert said.decision is not None and {"full", "rag"} <= set(said.decision.estimates)
     assert {"parse", "locate", "decide", "prepare", "total"} <= said.timings_s.keys()
 
 

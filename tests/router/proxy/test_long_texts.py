@@ -63,7 +63,7 @@ def test_the_answer_says_what_was_decided_and_why(proxy: Proxy) -> None:
     decision = proxy.decision(answer)
     assert decision["strategy"] == "rag" and decision["prefer"] == "cheap" and decision["status"] == 200
     assert decision["usage"]["prompt_tokens"] == 120
-    assert set(decision["estimates"]) == {"full", "rag"}
+    assert {"full", "rag"} <= set(decision["estimates"])
 
 
 def test_citations_lead_back_to_the_request(proxy: Proxy) -> None:

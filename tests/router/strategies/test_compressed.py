@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from longroute.router.core import Answer, Call, Document, Features, ModelProfile, Reply, Request
+from longroute.router.strategies.compressed import Compressed
+
+TEXT = "It is, by and large, agreed that the tenant shall not, under any terms, keep a dog in the flat."
+
+
+@dataclass
+class EverySecondWord:
+    """Keeps every second word; offsets are true."""
+
+    asked: list[tuple[str, float | None]]
+
+    def compress(self, texts: Sequence[str], *, question: str = "", keep_rate: float | None = None) -> list[Kept]:
+        self.asked.append((question, keep_rate))
+        return [Kept(text) for text in texts]
+
+
+@dataclass
+class Kept:
+    source: str
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.source.split()[::2])
+
+    def source_offset(self, place: int) -> int:
+        before, words = self.text[:place].count(" "), self.source.split()
+        start = len(" ".join(words[: 2 * before])) + (before > 0)
+        return start + place - (self.text.rfind(" ", 0, place) + 1)
+
+
+REQUEST = Request("May I keep a dog?", (Document(TEXT, "lease"), Document("short", "note")), "model")
+
+
+def first_call(strategy: Compressed, request: Request = REQUEST) -> Call:
+    call = next(strategy.plan(request))
+    assert isinstance(call, Call)
+    return call
+
+
+def test_the_model_is_shown_the_shortened_text_and_told_so() -> None:
+    compressor = EverySecondWord([])
+    call = first_call(Compressed(compressor, 0.5))
+    assert compressor.asked == [(REQUEST.question, 0.5)] * 2
+    shown = call.messages[-1].content
+    assert Kept(TEXT).text in shown and TEXT not in shown
+    assert "shortened" in call.messages[0].content
+
+
+def test_other_prompts_get_the_shortened_text_marked_and_the_rest_as_it_was() -> None:
+    context = first_call(Compressed(EverySecondWord([]))).context
+    assert context[0].startswith("[Shortened") and context[0].endswith(Kept(TEXT).text)
+    assert context[1] == "short"  # nothing was left out
+
+
+def test_quotations_are_cited_where_they_stand_in_the_source() -> None:
+    plan = Compressed(EverySecondWord([])).plan(REQUEST)
+    next(plan)
+    quote = " ".join(Kept(TEXT).text.split()[3:8])
+    try:
+        plan.send(Reply(f'It says "{quote}".'))
+    except StopIteration as finished:
+        answer: Answer = finished.value
+    [citation] = answer.citations
+    assert TEXT[citation.start : citation.end] == citation.text
+    assert citation.text.split()[::2] == quote.split()
+
+
+def test_code_may_have_a_compressor_of_its_own() -> None:
+    text, code = EverySecondWord([]), EverySecondWord([])
+    request = Request("What does f do?", (Document("def f(): pass", "f.py", kind="code"),), "model")
+    first_call(Compressed(text, by_kind={"code": code}), request)
+    assert (len(text.asked), len(code.asked)) == (0, 1)
+
+
+def test_the_footprint_follows_the_rate() -> None:
+    features = Features(30_000, 20, 0, 1024, 0.0, 1, 0.2, {"lookup": 1.0}, None, "text")
+    profile = ModelProfile("m", 128_000)
+    third, half = (Compressed(EverySecondWord([]), rate).footprint(features, profile) for rate in (1 / 3, 1 / 2))
+    assert 10_000 < third.prompt_tokens < 10_300 and half.prompt_tokens - third.prompt_tokens == 5_000
+    assert third.preparation_s > 0
