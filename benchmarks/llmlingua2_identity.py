@@ -4,7 +4,8 @@
 
 Hundreds of cases: options drawn at random, and each on its own; texts in nine languages and hostile ones; a BERT with
 WordPiece and an XLM-RoBERTa with SentencePiece pieces, both tiny and random. The reference runs in an environment of
-its own (CONTRIBUTING says how to make it) and the two exchange JSON. Compared is everything that is returned, letter by
+its own (`python3 -m venv build/reference/venv && build/reference/venv/bin/pip install -c constraints.txt
+llmlingua==0.2.2`) and the two exchange JSON. Compared is everything that is returned, letter by
 letter, and the name of the error where the reference stops with one.
 Writes results/llmlingua2_identity.md. With --fixture, writes the cases and results that the tests compare with, made
 with a model that is a function of token ids, so that no machine rounds it differently.

@@ -135,8 +135,8 @@ def main(python: str) -> None:
     rows, lasting = [], None
     for name, kind, size, n_characters, n_texts in sizes:
         with tempfile.TemporaryDirectory() as temporary:
-            folder = save(Path(temporary), kind, vocabulary_size=4000, more_texts=(natural_text()[:300_000],), **size)
-            starts = [300_000 + number * n_characters for number in range(n_texts)]
+            folder = save(Path(temporary), kind, vocabulary_size=4000, more_texts=(natural_text()[:200_000],), **size)
+            starts = [220_000 + number * n_characters for number in range(n_texts)]
             texts = [natural_text()[start : start + n_characters] for start in starts]
             times = compare(python, folder, texts, name.startswith("no model"))
             rows.append((name, sum(map(counter_of(folder).count, texts[1:])), times))

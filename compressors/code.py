@@ -10,7 +10,10 @@ compressor, but for one thing: where lines are left out there may stand a line t
 `Compressed.source_offset` counts them to the end of the stretch before them.
 Nothing else is protected: `Compressed.broken` is empty.
 
-Source: Shi et al. (2025), "LongCodeZip: Compress Long Context for Code Language Models".
+Source: Shi et al. (2025), "LongCodeZip: Compress Long Context for Code Language Models". Ours besides: a file's best
+function speaks for its others (`file_weight`), signatures are kept of what is left out, and within a function blocks
+are its statements, which can be left out one by one, where the paper cuts between lines of high perplexity. The
+paper's own relevance is `LogProbScorer(model, tokenizer, restriction="", form="perplexity")`.
 """
 
 from __future__ import annotations
@@ -23,7 +26,16 @@ import numpy as np
 
 from ..router.errors import ConfigError
 from .aiming import aimed
-from .code_parsing import Block, Language, blocks_of, guess_language, has_errors, installed, language_of, require_grammar
+from .code_parsing import (
+    Block,
+    Language,
+    blocks_of,
+    guess_language,
+    has_errors,
+    installed,
+    language_of,
+    require_grammar,
+)
 from .compression import Compressed, Count, Floats, Span, shares, whole
 from .relevance import LexicalScorer, Scorer
 

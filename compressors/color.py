@@ -294,14 +294,13 @@ class LocalColor:
         import torch
 
         width = len(rows[batch[0]])
-        settings = copy.deepcopy(self.model.generation_config)  # keeps the model's own ends of a turn
-        ends = settings.eos_token_id if settings.eos_token_id is not None else self.tokenizer.eos_token_id
-        end = ends[0] if isinstance(ends, list) else ends
-        padding = next((p for p in (self.tokenizer.pad_token_id, end) if p is not None), 0)
+        settings = copy.deepcopy(self.model.generation_config)
+        ends = _ends(settings.eos_token_id, self.tokenizer.eos_token_id)
+        padding = next(iter([p for p in (self.tokenizer.pad_token_id, *ends) if p is not None]), 0)
         # What is longer than its prompt is longer than its passage, and of no use.
         settings.update(
             do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None, max_length=None,
-            max_new_tokens=min(self.max_new_tokens, width), eos_token_id=ends, pad_token_id=padding,
+            max_new_tokens=min(self.max_new_tokens, width), eos_token_id=ends or None, pad_token_id=padding,
         )  # fmt: skip
         ids = torch.tensor([[padding] * (width - len(rows[n])) + rows[n] for n in batch], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(rows[n])) + [1] * len(rows[n]) for n in batch], device=ids.device)
@@ -309,6 +308,13 @@ class LocalColor:
             written = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
         for number, row in zip(batch, written[:, width:], strict=True):
             said[number] = self.tokenizer.decode(row, skip_special_tokens=True)
+
+
+def _ends(*known: int | list[int] | None) -> list[int]:
+    """The tokens that end an answer: a chat model's end of turn often differs from its tokenizer's end of text."""
+    return list(
+        dict.fromkeys(end for ends in known for end in (ends if isinstance(ends, list) else [ends]) if end is not None)
+    )
 
 
 def prompt_ids(tokenizer: Any, prompt: Sequence[Message]) -> list[int]:

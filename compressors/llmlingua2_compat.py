@@ -161,7 +161,7 @@ class CompatLLMLingua2:
         words = [_BLANKS.split(text) for text in texts]
         known = self._known
         if len(known) > _REMEMBERED:
-            known.clear()
+            known = self._known = {}  # not cleared: another thread may be reading it
         fresh = list({word for own in words for word in own if word not in known})
         for word, encoding in zip(fresh, encode(fresh, add_special_tokens=False), strict=True):
             known[word] = encoding.ids
@@ -175,7 +175,7 @@ class CompatLLMLingua2:
             return text
         pieces = self._pieces
         if len(pieces) > _REMEMBERED:
-            pieces.clear()
+            pieces = self._pieces = {}
         for token in tokens:
             if token not in pieces:
                 pieces[token] = decoder.decode(["a", token])[1:]

@@ -166,6 +166,7 @@ class Footprint:
     largest_prompt_tokens: of the largest single call; must fit the window together with its output.
     sequential_calls: calls that wait for one another; parallel ones count once.
     preparation_s: own work before the first call (retrieval, compression).
+    stands_in: it is `full` with less text, so there is no point in it where it takes more than `full` does.
     """
 
     prompt_tokens: int
@@ -175,6 +176,7 @@ class Footprint:
     calls: int = 1
     sequential_calls: int = 1
     preparation_s: float = 0.0
+    stands_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)

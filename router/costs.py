@@ -96,6 +96,25 @@ def estimate(
     )
 
 
+def no_gain(short: Footprint, full: Footprint, profile: ModelProfile) -> str:
+    """Why standing in for `full` costs more than it saves, for a person to read; empty where it does not.
+
+    In money, where prices are known: the cached part of `full` costs a fraction, and a rewritten text is not cached.
+    In time, where there is no money to save (a model that is free) and the model's speed is known. Else in tokens.
+    """
+    cost, full_cost = price(profile, short), price(profile, full)
+    if cost is not None and full_cost:
+        if cost < full_cost:
+            return ""
+        cached = f", with {full.cached_tokens:,} tokens in the prompt cache" if full.cached_tokens else ""
+        return f"it costs no less than full{cached}"
+    time_s, full_s = latency(profile, short), latency(profile, full)
+    if time_s is not None and full_s is not None and time_s >= full_s:
+        return f"preparing it takes {short.preparation_s:.1f} s, longer than the model needs to read what it leaves out"
+    uncached, full_uncached = short.prompt_tokens - short.cached_tokens, full.prompt_tokens - full.cached_tokens
+    return "" if uncached < full_uncached else "the model has to read no less than for full"
+
+
 # ---- prompt caches ---------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,10 @@ from .core import (
     Call,
     Decision,
     Document,
+    Estimate,
     EvidenceSource,
+    Features,
+    Footprint,
     Goal,
     ModelProfile,
     Plan,
@@ -32,7 +35,7 @@ from .core import (
     TokenCounter,
     Usage,
 )
-from .costs import PromptCacheLedger, charge, estimate
+from .costs import PromptCacheLedger, charge, estimate, no_gain
 from .errors import ConfigError, ContextTooLong, DocumentError
 from .features import extract
 from .run import arun, astream, run, stream
@@ -238,18 +241,39 @@ class BaseRouter:
             self._prompt_caches.warm_tokens(profile, _prefix_key(request)),
             lambda text: self._token_counts.count(profile.tokenizer, counter, text),
         )
+        footprints = {
+            name: strategy.footprint(features, profile)
+            for name, strategy in self._strategies.items()
+            if name == "full" or not request.allowed or name in request.allowed
+        }
         options = [
-            estimate(
+            self._estimated(name, footprints, features, request, profile)
+            for name in footprints
+            if not request.allowed or name in request.allowed
+        ]
+        return self._policy.decide(features, profile, options, request.goal)
+
+    def _estimated(
+        self,
+        name: str,
+        footprints: Mapping[str, Footprint],
+        features: Features,
+        request: Request,
+        profile: ModelProfile,
+    ) -> Estimate:
+        def sized(footprint: Footprint) -> Estimate:
+            return estimate(
                 name,
-                self._strategies[name].footprint(features, profile),
+                footprint,
                 profile,
                 max_output_tokens=request.max_output_tokens,
                 token_error=features.token_error,
             )
-            for name in self._strategies
-            if not request.allowed or name in request.allowed
-        ]
-        return self._policy.decide(features, profile, options, request.goal)
+
+        option, full = sized(footprints[name]), footprints.get("full")
+        if option.feasible and footprints[name].stands_in and full is not None and request.allowed != (name,):
+            return replace(option, infeasible=no_gain(footprints[name], full, profile) if sized(full).feasible else "")
+        return option
 
     def _learn(self, request: Request, answer: Answer) -> Answer:
         if answer.strategy == "full" and answer.calls:

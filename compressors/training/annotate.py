@@ -47,8 +47,8 @@ def annotate(text: str, compressed: str, window: int = WINDOW) -> Annotation:
     """Find the words of a compression in its text, in order as far as may be.
 
     Words are equal without case, signs and the commonest endings. The search begins at the place of the last find, not
-    one behind it as in the paper's code: else the first word of a text could be found only by a repetition. As
-    there, a find carries the place forward by half the window at most, so that one wrong find far ahead does not lose the rest.
+    one behind it as in the paper's code: else the first word of a text could be found only by a repetition. As there, a
+    find carries the place forward by half the window at most, so that one wrong find far ahead does not lose the rest.
     """
     words = split_words(text)
     keys = [key_of(text[a:b]) for a, b in words.tolist()]
@@ -72,8 +72,8 @@ def key_of(word: str) -> str:
     form = form_of(word)
     for ending in _ENDINGS:
         if form.endswith(ending) and len(form) - len(ending) >= 3:
-            return form[: -len(ending)].rstrip("ei")
-    return form.rstrip("ey") if len(form) > 4 else form
+            return form[: -len(ending)].rstrip("eiy")
+    return form.rstrip("eiy") if len(form) > 3 else form
 
 
 def _nearest(keys: list[str], taken: Bools, key: str, place: int, window: int) -> int | None:

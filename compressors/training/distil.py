@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from ...router.tokens import estimate_tokens
 from .annotate import Annotation, annotate
 
 PIECE_TOKENS = 512
-_SENTENCES = re.compile(r"[^.!?。！？\n]*(?:[.!?](?=\s)|[。！？\n]|$)\s*", re.DOTALL)
+_SENTENCE_END = re.compile(r"[.!?]\s+|[。！？\n]\s*")
 
 SYSTEM = "You are an excellent linguist and very good at compressing passages into short expressions by removing words."
 INSTRUCTION = """\
@@ -59,7 +60,9 @@ def pieces(text: str, piece_tokens: int = PIECE_TOKENS) -> list[str]:
     """
     found: list[str] = []
     current, size = "", 0
-    for sentence in filter(None, _SENTENCES.findall(text)):
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    for a, b in pairwise(sorted({0, *ends, len(text)})):
+        sentence = text[a:b]
         tokens = estimate_tokens(sentence)
         if current and size + tokens > piece_tokens:
             found.append(current)

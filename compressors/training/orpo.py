@@ -133,11 +133,15 @@ def encoded(tokenizer: Any, pair: Pair) -> Example:
 def _response_ids(tokenizer: Any, prompt: Sequence[Message], response: str) -> list[int]:
     if getattr(tokenizer, "chat_template", None):
         turns = [{"role": message.role, "content": message.content} for message in prompt]
-        asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        bare, asked = (
+            tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=begun) for begun in (False, True)
+        )
         turns.append({"role": "assistant", "content": response})
-        said = tokenizer.apply_chat_template(turns, tokenize=False)
-        if said.startswith(asked):  # else the template rewrites what came before, and we end the turn ourselves
-            return _ids(tokenizer, said[len(asked) :].rstrip("\n"))
+        answer = tokenizer.apply_chat_template(turns, tokenize=False)
+        ended = answer.removeprefix(asked).rstrip("\n")
+        # Only where the template knows where an answer begins, and ends turns by a sign of its own.
+        if bare != asked and answer.startswith(asked) and ended.strip() != response.strip():
+            return _ids(tokenizer, ended)
     return [*_ids(tokenizer, response), int(tokenizer.eos_token_id)]
 
 

@@ -56,6 +56,7 @@ class Compressed:
             completion_tokens=min(TYPICAL_ANSWER_TOKENS, features.max_output_tokens),
             largest_prompt_tokens=prompt,
             preparation_s=features.document_tokens * PREPARATION_S_PER_TOKEN,
+            stands_in=True,
         )
 
     def plan(self, request: Request) -> Plan:

@@ -48,7 +48,9 @@ def source(*names: str) -> str:
 """
         for name in names
     )
-    return f'"""Doc."""\nfrom __future__ import annotations\n\nimport os\n\n\nclass A(B):\n    """Doc of A."""\n{methods}'
+    return (
+        f'"""Doc."""\nfrom __future__ import annotations\n\nimport os\n\n\nclass A(B):\n    """Doc of A."""\n{methods}'
+    )
 
 
 def assert_true_offsets(text: str, result: Compressed) -> None:
@@ -132,7 +134,9 @@ def test_finer_compression_keeps_something_of_more_functions() -> None:
     text = source(*"abcdefgh")
     kept = {}
     for rate in (1.0, 0.5):
-        [result] = Code(count=count, signature_share=0, fine_rate=rate).compress([text], question="a", budget_tokens=230)
+        [result] = Code(count=count, signature_share=0, fine_rate=rate).compress(
+            [text], question="a", budget_tokens=230
+        )
         kept[rate] = len(re.findall(r"return \w_result", result.text))
     assert kept[0.5] > kept[1.0]
 
@@ -140,7 +144,9 @@ def test_finer_compression_keeps_something_of_more_functions() -> None:
 @needs_grammar
 @pytest.mark.parametrize("name", ["javascript", "java", "cpp", "rust"])
 def test_code_in_braces_still_parses(name: str) -> None:
-    body = "".join(f"  let x{n} = call(a, a, a, a, {n});\n" for n in range(6)).replace("let ", "let " * (name != "java"))
+    body = "".join(f"  let x{n} = call(a, a, a, a, {n});\n" for n in range(6)).replace(
+        "let ", "let " * (name != "java")
+    )
     heads = {
         "javascript": "function {}(a) {{",
         "java": "void {}(int a) {{",
@@ -227,9 +233,7 @@ def test_never_above_the_budget_never_longer_and_offsets_are_true(
     names: list[str], junk: str, budget: int, fine_rate: float, share: float, marked: bool
 ) -> None:
     texts = [source(*names), junk, source(*names[:2]) + junk]
-    compressor = Code(
-        count=count, language="python", fine_rate=fine_rate, signature_share=share, mark_gaps=marked
-    )
+    compressor = Code(count=count, language="python", fine_rate=fine_rate, signature_share=share, mark_gaps=marked)
     results = compressor.compress(texts, question="What does beta do?", budget_tokens=budget)
     assert sum(result.tokens_after for result in results) <= budget
     for text, result in zip(texts, results, strict=True):

@@ -89,10 +89,10 @@ def test_protected_stretches_that_are_lost_are_named() -> None:
 
 
 def test_a_question_draws_the_words_around_its_own() -> None:
-    (without,) = Embedded().compress([STORY], keep_rate=0.35)
-    (aimed,) = Embedded().compress([STORY], question="In which book are ships recorded by the master?", keep_rate=0.35)
-    assert "green book" not in without.text
-    assert "green book" in aimed.text and "master" in aimed.text
+    (without,) = Embedded().compress([STORY], keep_rate=0.3)
+    (aimed,) = Embedded().compress([STORY], question="What do people look at in the evening?", keep_rate=0.3)
+    assert "look at the water" not in without.text
+    assert "look at the water" in aimed.text
 
 
 def test_a_question_without_words_changes_nothing() -> None:

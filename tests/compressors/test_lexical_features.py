@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +22,7 @@ def test_words_hold_everything_but_white_space(text: str) -> None:
     words = split_words(text).tolist()
     assert "".join(text[a:b] for a, b in words) == "".join(text.split())
     assert all(a < b for a, b in words)
-    assert all(b <= c for (_, b), (c, _) in zip(words, words[1:], strict=False))
+    assert all(b <= c for (_, b), (c, _) in pairwise(words))
 
 
 @given(st.text())

@@ -107,6 +107,19 @@ def test_a_passage_is_cut_to_the_window_and_a_question_is_not(tiny: Any) -> None
         scorer("q" * 100, ["x"])
 
 
+def test_a_model_is_read_from_a_folder(tiny: Any, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<s>": 1, "?": 0} | {chr(number): number for number in range(33, 127) if chr(number) not in "?"}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    fast: Any = PreTrainedTokenizerFast
+    fast(tokenizer_object=tokenizer, unk_token="?", bos_token="<s>").save_pretrained(tmp_path)
+    tiny.save_pretrained(tmp_path)
+    scores = LogProbScorer.load(tmp_path, restriction="", form="perplexity")("why?", PASSAGES)
+    assert scores.shape == (3,) and np.isfinite(scores).all()
+
+
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     with pytest.raises(ConfigError, match="nowhere"):

@@ -18,6 +18,7 @@ from longroute.router.costs import (
     estimate,
     input_tokens_per_question,
     latency,
+    no_gain,
     price,
 )
 
@@ -226,3 +227,29 @@ def test_threads_can_share_a_ledger() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: ledger.sent(PRICED, str(i % 100), 2_000), range(4_000)))
     assert sum(ledger.warm_tokens(PRICED, str(i)) > 0 for i in range(100)) == 50
+
+
+# ---- standing in for full --------------------------------------------------------------------------------------------
+
+
+def test_standing_in_for_full_pays_while_it_costs_less() -> None:
+    full, short = Footprint(60_000, 150, 60_000), Footprint(20_000, 150, 20_000, preparation_s=1.0)
+    assert no_gain(short, full, PRICED) == ""
+    cached = replace(full, cached_tokens=59_000)
+    assert "59,000 tokens in the prompt cache" in no_gain(short, cached, PRICED)
+    assert no_gain(full, full, PRICED)
+
+
+def test_where_tokens_are_free_time_decides() -> None:
+    free = replace(
+        PRICED, input_usd_per_mtok=Decimal(0), cached_input_usd_per_mtok=Decimal(0), output_usd_per_mtok=Decimal(0)
+    )
+    full, short = Footprint(60_000, 150, 60_000), Footprint(20_000, 150, 20_000)
+    assert no_gain(replace(short, preparation_s=3.9), full, free) == ""  # reading 40,000 tokens takes 4 s
+    assert "4.1 s" in no_gain(replace(short, preparation_s=4.1), full, free)
+
+
+def test_where_nothing_is_known_tokens_decide() -> None:
+    full, short = Footprint(60_000, 150, 60_000), Footprint(20_000, 150, 20_000, preparation_s=60)
+    assert no_gain(short, full, UNPRICED) == ""
+    assert no_gain(short, replace(full, cached_tokens=50_000), UNPRICED)

@@ -15,6 +15,7 @@ from longroute.router.core import (
     Document,
     Estimate,
     Features,
+    Footprint,
     Goal,
     ModelProfile,
     Passage,
@@ -253,3 +254,24 @@ def test_an_answer_without_its_decision_is_not_recorded() -> None:
 
 def forbidden(answer: Answer, score: float, *, case_id: str, task: str, group: str) -> None:
     pytest.fail("this must not be recorded")
+
+
+class Half(Full):
+    """`full` with half the text, at the price of some work."""
+
+    def footprint(self, features: Features, profile: ModelProfile) -> Footprint:
+        whole = super().footprint(features, profile)
+        shown = whole.prompt_tokens // 2
+        return replace(whole, prompt_tokens=shown, largest_prompt_tokens=shown, cached_tokens=0, stands_in=True)
+
+
+def test_standing_in_for_full_is_out_where_the_prompt_cache_makes_full_cheaper() -> None:
+    usage = Usage(prompt_tokens=2_000, cached_tokens=0, completion_tokens=10)
+    base, _ = router([Reply("yes", usage)])
+    base._strategies["half"] = Half()
+    text = "word " * 2_000
+    assert {e.strategy: e.feasible for e in base.decide("Is it?", text).estimates}["half"]
+    base.answer("Is it?", text, allowed=["full"])
+    half = next(e for e in base.decide("Is it?", text).estimates if e.strategy == "half")
+    assert "prompt cache" in half.infeasible
+    assert base.decide("Is it?", text, allowed=["half"]).strategy == "half"  # asked for by name, it is done
