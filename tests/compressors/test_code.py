@@ -243,6 +243,7 @@ def test_never_above_the_budget_never_longer_and_offsets_are_true(
 
 
 @needs_grammar
+@settings(deadline=None)
 @given(st.text(max_size=80), st.floats(0, 1))
 def test_any_text_in_any_language_stays_under_its_rate(text: str, rate: float) -> None:
     [result] = Code(count=count).compress([text], question="why?", keep_rate=rate)
@@ -280,6 +281,7 @@ def test_a_limit_is_needed() -> None:
 # ---- sharing out -----------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 9), st.integers(0, 30)), max_size=9), st.integers(-1, 90))
 def test_the_knapsack_is_as_good_as_trying_everything(items: list[tuple[float, int]], capacity: int) -> None:
     values, weights = [value for value, _ in items], [weight for _, weight in items]
@@ -297,6 +299,7 @@ def test_a_large_knapsack_is_filled_by_value_per_weight() -> None:
     assert knapsack([5.0, 1.0], [3000, 10], 2500) == [1]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.integers(1, 500)), min_size=1, max_size=12),
     st.floats(0.01, 1),

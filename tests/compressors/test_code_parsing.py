@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longroute.compressors import code_parsing
@@ -180,6 +180,7 @@ def test_hostile_text_is_covered(text: str) -> None:
         assert_covers(blocks_of(text, language), 0, len(text))
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='def class A:(){}\n\t "#/;=>@é\r,.', max_size=120), st.sampled_from(sorted(LANGUAGES)))
 def test_blocks_cover_any_text(text: str, name: str) -> None:
     assert_covers(blocks_of(text, LANGUAGES[name]), 0, len(text))

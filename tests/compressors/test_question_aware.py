@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longroute.compressors.compression import Compressed, Span, Units, keep_best, shares
@@ -172,6 +172,7 @@ def test_protected_stretches_that_the_inner_compressor_broke_are_named() -> None
 # ---- promises --------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text(alphabet="ab 9.。漢é\n\t\r\ud800'", max_size=80), max_size=5),
     st.integers(0, 60),
@@ -198,6 +199,7 @@ def test_never_above_the_budget_never_longer_and_offsets_are_true(
     assert sorted(found.order) == [number for number, result in enumerate(found.results) if result.text]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="ab 9.\n", max_size=60), max_size=4), st.floats(0, 1))
 def test_a_rate_holds_for_every_text(texts: list[str], rate: float) -> None:
     results = QuestionAware(count=count, inner=LongWords()).compress(texts, question="a", keep_rate=rate)
@@ -234,6 +236,7 @@ def test_options_out_of_range_are_named(options: dict[str, float], message: str)
 # ---- rates and passages ----------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=30), st.floats(0, 1), st.floats(0, 1))
 def test_rates_fall_with_the_rank_and_come_to_the_target(sizes: list[int], rate: float, spread: float) -> None:
     tokens = np.array(sizes, np.float64)
@@ -247,6 +250,7 @@ def test_rates_are_those_of_the_paper() -> None:
     np.testing.assert_allclose(falling_rates(np.full(5, 100.0), 250.0, 0.3), [0.8, 0.65, 0.5, 0.35, 0.2])
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab .。!\n\t", max_size=400), st.integers(1, 60))
 def test_passages_hold_all_but_white_space(text: str, characters: int) -> None:
     spans = paragraphs(text, characters)
