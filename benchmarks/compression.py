@@ -249,9 +249,7 @@ def summaries(passages: list[Record], queries: list[Record], methods: dict[str, 
     for model in MODELS:
         summarised = [p for p in passages if p.get(f"summary_{model}")]
         sources = {p["source"] for p in summarised}
-        pool = searched(
-            summarised, [q for q in queries if q["source"] in sources], len(queries), len(summarised)
-        )
+        pool = searched(summarised, [q for q in queries if q["source"] in sources], len(queries), len(summarised))
         written = [p[f"summary_{model}"] for p in pool.passages]
         budgets = [estimate_tokens(text) for text in written]
         theirs = pool.by_words(written)
@@ -402,10 +400,10 @@ def report(found: Table, seconds: float) -> str:
     lines = [
         "# The embedded compressor",
         "",
-        f"Weights: `{about['command']}` ({about['texts']} texts, {about['seconds']} s). {about['trained_on']} "
-        "Everything below is of passages and questions of other splits; the choices (share of rarity, emphasis of "
-        "protected words, weights of the question) were made on training passages and on the other half of the "
-        "questions.",
+        f"Weights: `{about['command']}` ({about['texts']} texts, {about['cpu_seconds']} s of processor time). "
+        f"{about['trained_on']} Everything below is of passages and questions of other splits; the choices (weights of "
+        "rarity, price, place and question, emphasis of protected words) were made on training passages and on the "
+        "other half of the questions.",
         "",
         "## Agreement with what language models kept",
         "",
@@ -416,10 +414,9 @@ def report(found: Table, seconds: float) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name in found["labels"]["phi3"]:
-        cells = (found["labels"][model][name] for model in ("phi3", "gpt4o_mini"))
-        lines.append(
-            f"| {name} | " + " | ".join(f"{c['auc']:.3f} | {c['text_auc']:.3f} | {c['f1']:.3f}" for c in cells) + " |"
-        )
+        measured = [found["labels"][model][name] for model in ("phi3", "gpt4o_mini")]
+        cells = " | ".join(f"{each['auc']:.3f} | {each['text_auc']:.3f} | {each['f1']:.3f}" for each in measured)
+        lines.append(f"| {name} | {cells} |")
     texts = [found["labels"][model]["rarest words (idf)"]["n_texts"] for model in ("phi3", "gpt4o_mini")]
     lines += [
         "",

@@ -268,11 +268,11 @@ class _Selector:
 
         smallest: a function that does not fit is cut where at least this share of it does.
         """
-        rates = self._rates(left)
+        rates = self._rates(left) if smallest else {}  # what is left over at the end makes functions whole
         for number in self._order:
             piece = self._pieces[number]
             selection = draft[piece.file]
-            if piece.start in selection.whole or (piece.function and piece.start in selection.opened and rates):
+            if piece.start in selection.whole:
                 continue
             price = float(self._holders(draft, piece))
             if piece.function and piece.start in selection.opened:

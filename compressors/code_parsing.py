@@ -1,10 +1,10 @@
 """Source code as a tree of blocks of whole lines: classes, functions, and the statements in them.
 
 Every block is a run of whole lines, and the blocks in a block cover its inside without a gap: comments and blank lines
-go with what follows them. So a file from which blocks are left out is still a file, as long as the first line of what
-remains stays, and a body never ends up empty (`Language.empty`). Syntax trees come from tree-sitter (extra `code`);
-without it, functions are found by indentation (Python) or braces, which is less sure. What to leave out is for
-`code.py`. Offsets count characters.
+go with what follows them, the last ones of a body with what they follow. So a file from which blocks are left out is
+still a file, as long as the first line of what remains stays and a body never ends up empty (`Language.empty`). Syntax
+trees come from tree-sitter (extra `code`); without it, functions are found by indentation (Python) or braces, which is
+less sure. What to leave out is for `code.py`. Offsets count characters.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ LANGUAGES: dict[str, Language] = {
         _language(
             "java",
             "method_declaration constructor_declaration compact_constructor_declaration",
-            "class_declaration interface_declaration enum_declaration record_declaration",
+            "class_declaration interface_declaration record_declaration",
         ),
         _language("go", "function_declaration method_declaration", ""),
         _language("rust", "function_item", "impl_item trait_item mod_item"),
@@ -229,9 +229,8 @@ class _Reader:
                 found[-1] = _closed(found[-1].start, place)
         if not found:
             return (_closed(start, end),) if end > start else ()
-        if found[-1].end < end:  # comments at the end
-            found.append(_closed(found[-1].end, end))
-        return tuple(found)
+        # Comments at the end go with what they follow: on their own they could be all that is left of a body.
+        return (*found[:-1], replace(found[-1], end=end))
 
     def _block(self, node: Node, start: int, end: int, depth: int) -> Block:
         language = self._language

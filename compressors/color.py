@@ -16,7 +16,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -185,11 +185,10 @@ class Color:
             shorter = self.cut.compress([result.text], budget_tokens=limit)[0]
         else:
             shorter = _beginning(result.text, result.tokens_after, limit, self.count)
+        broken = _broken(source, shorter.text)
         if result.kept:  # the source itself: its offsets hold
-            return shorter
-        return Compressed(
-            shorter.text, (), (), result.tokens_before, shorter.tokens_after, _broken(source, shorter.text)
-        )
+            return replace(shorter, broken=shorter.broken or broken)
+        return Compressed(shorter.text, (), (), result.tokens_before, shorter.tokens_after, broken)
 
 
 def lost_share(passage: str, summary: str) -> float:
@@ -207,9 +206,9 @@ def _broken(source: str, text: str) -> tuple[Span, ...]:
 
 
 def _missing(telling: set[str], text: str) -> set[str]:
-    missing = telling - _words_of(text)
+    missing, folded = telling - _words_of(text), text.casefold()
     # Between spaces, scripts without spaces have whole sentences.
-    return {word for word in missing if not (any(map(unspaced, word)) and word in text.casefold())}
+    return {word for word in missing if not (any(map(unspaced, word)) and word in folded)}
 
 
 def _words_of(text: str) -> set[str]:

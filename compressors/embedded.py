@@ -1,8 +1,8 @@
 """The compressor that needs no download: a small keep/drop classifier over words, trained by our own pipeline.
 
 Two tiers behind one class. The lexical one is numpy and always there; given an encoder of words (`WordEncoder`, from
-the extra `embed`) the same class reads the text in context. The score of a word is the head's logit plus a share of how
-rare the word is, plus, where there is a question, how near it stands to the question's words. What carries the meaning
+the extra `embed`) the same class reads the text in context. To the head's logit come how rare a word is, what it costs,
+where it stands and, where there is a question, how near it stands to the question's words. What carries the meaning
 comes forward whatever it scores (`precedence.py`).
 """
 
@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..router.tokens import EstimatedCounter
+from ..router.tokens import EstimatedCounter, cumulative_tokens
 from .compression import Bools, Compressed, Compressor, Count, Floats, Ints, keep_best, shares, whole
 from .keep_head import HALO, Trained, shipped
 from .lexical_features import F32, Described, Vocabulary, describe, split_words, stems_of
@@ -22,9 +22,13 @@ from .precedence import in_order, missing
 from .protect import KINDS, Kind, protected_spans
 
 RARITY_WEIGHT = 0.5
+PRICE_WEIGHT = 1.0
+"""Of the logarithm of a word's tokens: a budget is in tokens, and rare words are made of many."""
+START_WEIGHT = 1.5
+"""What the first word of a text has before the last: texts say at their beginning what they are about."""
 EMPHASIS = 3.0
 WORD_WEIGHT = 1.0
-SENTENCE_WEIGHT = 4.0
+SENTENCE_WEIGHT = 12.0
 """Of the question: for its own words, and for all words of a sentence that holds all of them, by how rare they are."""
 _NEIGHBOUR = 0.4  # what a sentence gains from the one before or after it
 _STEPS_APART = 0.5  # a sign scores so much less than the lower of its neighbours
@@ -104,8 +108,9 @@ class Embedded(Compressor):
             else:
                 states = self.encode_words(batch, words)
                 logits = [trained.head.logits(each, state) for each, state in zip(described, states, strict=True)]
-            for spans, each, logit in zip(words, described, logits, strict=True):
-                scores = logit + self.rarity_weight * each.surprise
+            for text, spans, each, logit in zip(batch, words, described, logits, strict=True):
+                scores = logit + self.rarity_weight * each.surprise - PRICE_WEIGHT * _log_prices(text, spans)
+                scores -= START_WEIGHT * np.arange(len(spans)) / max(len(spans), 1)
                 if question:
                     scores += nearness(question, each, trained.vocabulary)
                 yield Scored(spans, logit, _signs_follow(scores, each.signs))
@@ -148,6 +153,13 @@ def nearness(question: str, described: Described, vocabulary: Vocabulary) -> Flo
     relevance = np.minimum(covered + _NEIGHBOUR * best, 1)
     result: Floats = found + SENTENCE_WEIGHT * relevance[described.sentences]
     return result
+
+
+def _log_prices(text: str, words: Ints) -> Floats:
+    """By the estimate, whatever counts the budget: it is not worth a count per word."""
+    before = cumulative_tokens(text)
+    prices: Floats = before[words[:, 1]] - before[words[:, 0]]
+    return np.log(np.maximum(prices, 1))
 
 
 def _signs_follow(scores: Floats, signs: Bools) -> Floats:

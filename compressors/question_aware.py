@@ -51,9 +51,9 @@ class QuestionAware:
     and leaves out those that are larger than the budget.
     split: text → its passages as spans, ascending and not overlapping; what is in none of them is left out.
     coarse_factor: passages are kept until they hold so many times the budget, >= 1. 1 is ranking alone; the larger,
-    the more passages stay, and the less of each. The default was chosen in benchmarks/question_aware.py; the paper's
-    is 2, which keeps fewer pieces of evidence whole.
+    the more passages stay, and the less of each.
     spread: the rate of the best passage is so much higher, and of the last so much lower, than the mean; [0, 1].
+    Both were chosen in benchmarks/question_aware.py; the paper's, 2 and 0.3, keep fewer pieces of evidence whole.
     order: how `Ranked.order` goes; models attend to the beginning and the end of a prompt.
     Without a question the inner compressor alone does the work.
     """
@@ -66,7 +66,7 @@ class QuestionAware:
         count: Count,
         split: Split | None = None,
         coarse_factor: float = 1.25,
-        spread: float = 0.3,
+        spread: float = 0.6,
         order: Order = "text",
     ) -> None:
         if coarse_factor < 1:

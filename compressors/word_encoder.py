@@ -72,8 +72,8 @@ class _Model:
                 for (_, owners), row in zip(batch, states, strict=True):
                     np.add.at(sums, owners, row[1 : 1 + len(owners)])
                     np.add.at(tokens, owners, 1)
-        means: F32 = sums / np.maximum(tokens, 1)[:, None]
-        return [means[a:b] for a, b in pairwise(firsts.tolist())]
+        np.divide(sums, np.maximum(tokens, 1)[:, None], out=sums)
+        return [sums[a:b] for a, b in pairwise(firsts.tolist())]
 
     def _windows(self, text: str, spans: Ints, first: int) -> Iterator[tuple[Ints, Ints]]:
         if not len(spans):

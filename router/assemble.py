@@ -16,6 +16,7 @@ from .core import (
     Call,
     EvidenceSource,
     Goal,
+    Message,
     ModelProfile,
     Policy,
     Reply,
@@ -24,7 +25,7 @@ from .core import (
     Strategy,
     TokenCounter,
 )
-from .errors import ConfigError
+from .errors import ConfigError, RouterError
 from .router import BaseRouter, Recorder
 from .settings import Settings, default_cache_dir, load_settings
 
@@ -182,7 +183,7 @@ def make_recorder(settings: Settings) -> Recorder | None:
 
 
 def make_compressor(settings: Settings, name: str) -> Compressor:
-    """A compressor by its name: `question_aware`, `embedded`, `lexical`, `code` or `llmlingua2:FOLDER`.
+    """A compressor by its name: `question_aware`, `embedded`, `lexical`, `code`, `color` or `llmlingua2:FOLDER`.
 
     Raises ConfigError on any other, and where the folder holds no model.
     """
@@ -235,11 +236,32 @@ def _llmlingua2(settings: Settings, argument: str) -> Compressor:
     return LLMLingua2.from_folder(Path(argument), _counter(settings))
 
 
+def _color(settings: Settings, argument: str) -> Compressor:
+    """Passages rewritten by the configured chat model."""
+    from ..compressors.color import Color
+    from ..compressors.question_aware import paragraphs
+    from .run import ask_all
+
+    if settings.model == EXTRACTIVE:
+        raise ConfigError("color rewrites texts with a chat model; name one in the setting model (LONGROUTE_MODEL).")
+    backend = make_backend(settings)
+
+    def generate(prompts: Sequence[tuple[Message, ...]]) -> list[str | None]:
+        calls = [Call(prompt, settings.model, settings.max_output_tokens, purpose="compress") for prompt in prompts]
+        replies = ask_all(calls, backend)
+        if replies and all(isinstance(reply, RouterError) for reply in replies):
+            raise replies[0]  # type: ignore[misc]  # the server is not there at all
+        return [reply.text if isinstance(reply, Reply) else None for reply in replies]
+
+    return Color(generate, model=settings.model, count=_counter(settings).count, split=paragraphs)
+
+
 _COMPRESSORS: Mapping[str, Callable[[Settings, str], Compressor]] = {
     "question_aware": _question_aware,
     "embedded": _embedded,
     "lexical": _lexical,
     "code": _code,
+    "color": _color,
     "llmlingua2": _llmlingua2,
 }
 

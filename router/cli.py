@@ -189,7 +189,7 @@ def compress(
     ] = None,
     question: Annotated[str, typer.Option(help="What the texts are wanted for; what matters to it is kept.")] = "",
     method: Annotated[
-        str | None, typer.Option(help="question_aware, embedded, lexical, code, or llmlingua2:FOLDER.")
+        str | None, typer.Option(help="question_aware, embedded, lexical, code, color, or llmlingua2:FOLDER.")
     ] = None,
     show: Annotated[bool, typer.Option(help="Print the whole text, with what was left out marked.")] = False,
     as_json: AsJson = False,

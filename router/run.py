@@ -17,7 +17,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from decimal import Decimal
@@ -73,6 +73,21 @@ async def astream(plan: Plan, backend: Backend) -> AsyncGenerator[str | Answer, 
     finally:
         _close(plan)
     yield trace.complete(step)
+
+
+def ask_all(calls: Sequence[Call], backend: Backend) -> list[Reply | RouterError]:
+    """Each call's reply or failure, in order; side by side. Blocks."""
+
+    async def one(call: Call) -> Reply | RouterError:
+        try:
+            return await backend.generate(call)
+        except RouterError as error:
+            return error
+
+    async def all_of_them() -> list[Reply | RouterError]:
+        return await asyncio.gather(*map(one, calls))
+
+    return _wait(all_of_them())
 
 
 def stream(plan: Plan, backend: Backend) -> Generator[str | Answer, None, None]:

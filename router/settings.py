@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     rag_budget_tokens: int = Field(3000, ge=50, description="Most text that `rag` shows the model.")
     compressor: str = Field(
         "question_aware",
-        description="How `compressed` shortens: `question_aware`, `embedded`, `lexical`, or `llmlingua2:FOLDER`.",
+        description="How `compressed` shortens: `question_aware`, `embedded`, `lexical`, `color`, `llmlingua2:FOLDER`.",
     )
     compressed_keep_rate: float = Field(
         0.33, gt=0, le=1, description="Tokens that `compressed` keeps, as a share of the text's."

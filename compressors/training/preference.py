@@ -160,8 +160,8 @@ def judge(
 ) -> list[Verdict]:
     """Search every summariser's corpus with every query, and write each verdict down before the next search.
 
-    Called again with the same path, it goes on where it was stopped, also in the middle of a line. A passage that a
-    summariser made nothing of stands in its corpus as it is.
+    Called again with the same path, it goes on where it was stopped, also in the middle of a line; so other passages or
+    summaries need another path. A passage that a summariser made nothing of stands in its corpus as it is.
     Raises whatever `search` raises; what was judged before is kept.
     """
     known = {(verdict.query, verdict.summariser): verdict for verdict in _whole_lines(path)}

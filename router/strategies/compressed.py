@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -22,7 +23,7 @@ class Shortened(Protocol):
     def text(self) -> str: ...
 
     def source_offset(self, place: int) -> int:
-        """Offset in the source of the character at `text[place]`."""
+        """Offset in the source of the character at `text[place]`. Raises IndexError where it has none."""
 
 
 class Shortener(Protocol):
@@ -82,7 +83,7 @@ class Compressed:
         return Answer(
             reply.text,
             answered=reply.answered and not refuses(reply.text),
-            citations=tuple(_in_source(quote, results, sources) for quote in reply.citations or quotes),
+            citations=tuple(_in_source(reply.citations or quotes, results, sources)),
         )
 
     def _shorten(self, document: Document, question: str) -> Shortened:
@@ -90,9 +91,15 @@ class Compressed:
         return compressor.compress([document.text], question=question, keep_rate=self._keep_rate)[0]
 
 
-def _in_source(quote: Citation, results: Mapping[str, Shortened], sources: Mapping[str, Document]) -> Citation:
-    """A citation of the shortened text, as one of the text it was made from; it may hold words that were left out."""
-    result, source = results[quote.document_id], sources[quote.document_id]
-    start = result.source_offset(quote.start)
-    end = max(result.source_offset(quote.end - 1) + 1, start)
-    return replace(quote, start=start, end=end, text=source.text[start:end])
+def _in_source(
+    quotes: Sequence[Citation], results: Mapping[str, Shortened], sources: Mapping[str, Document]
+) -> Iterator[Citation]:
+    """Citations of the shortened texts as ones of their sources; they may hold words that were left out.
+
+    What a compressor wrote itself stands in no source, and is not cited.
+    """
+    for quote in quotes:
+        result, source = results[quote.document_id], sources[quote.document_id]
+        with suppress(IndexError):
+            start, end = result.source_offset(quote.start), result.source_offset(quote.end - 1) + 1
+            yield replace(quote, start=start, end=max(start, end), text=source.text[start : max(start, end)])

@@ -112,6 +112,17 @@ def test_a_function_that_does_not_fit_loses_the_blocks_that_matter_least() -> No
 
 
 @needs_grammar
+def test_a_comment_at_the_end_is_never_all_that_is_left_of_a_body() -> None:
+    body = "".join(f"    x{n} = call(a, a, a, a, a)\n" for n in range(9))
+    text = f"def f(a):\n{body}    # return the needle\n\nclass A:\n{body}    # needle\n"
+    for budget in range(10, 200, 6):
+        compressor = Code(count=count, language="python", parseable=True)
+        [result] = compressor.compress([text], question="needle", budget_tokens=budget)
+        ast.parse(result.text)
+        assert_true_offsets(text, result)
+
+
+@needs_grammar
 def test_without_a_question_an_outline_is_kept() -> None:
     text = source("alpha", "beta", "gamma", "delta")
     [result] = Code(count=count, language="python").compress([text], budget_tokens=100)

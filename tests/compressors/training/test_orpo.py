@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_loss_and_gradient_are_finite_and_point_the_right_way(
     l_c = torch.tensor([chosen], dtype=kind, requires_grad=True)
     l_r = torch.tensor([rejected], dtype=kind, requires_grad=True)
     total = orpo_losses(l_c, l_r, torch.zeros((), dtype=kind), torch.tensor([extra_tokens])).total
-    total.backward()
+    total.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(total)
     assert l_c.grad is not None
     assert l_r.grad is not None
@@ -112,7 +113,7 @@ def test_loss_and_gradient_are_finite_and_point_the_right_way(
 
 def test_gradients_in_the_middle_are_not_zero() -> None:
     l_c, l_r = tensor(-0.8).requires_grad_(), tensor(-0.7).requires_grad_()
-    orpo_losses(l_c, l_r, tensor(0.0)[0], tensor(0)).total.backward()
+    orpo_losses(l_c, l_r, tensor(0.0)[0], tensor(0)).total.backward()  # type: ignore[no-untyped-call]
     assert l_c.grad.item() < 0 < l_r.grad.item()
 
 
@@ -125,8 +126,8 @@ def test_certainty_does_not_make_infinite_odds() -> None:
 def test_a_longer_rejected_summary_pulls_harder_only_while_the_order_is_wrong() -> None:
     def pull(chosen: float, extra_tokens: int) -> float:
         l_c = tensor(chosen).requires_grad_()
-        orpo_losses(l_c, tensor(-1.0), tensor(0.0)[0], tensor(extra_tokens)).total.backward()
-        return -l_c.grad.item()
+        orpo_losses(l_c, tensor(-1.0), tensor(0.0)[0], tensor(extra_tokens)).total.backward()  # type: ignore[no-untyped-call]
+        return -float(l_c.grad.item())
 
     assert pull(-1.5, 40) > pull(-1.5, 0)
     assert pull(-0.3, 40) < pull(-0.3, 0)
@@ -197,49 +198,79 @@ def weights(model: Any) -> Any:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def test_training_lowers_the_loss_and_keeps_the_best_epoch(folder: Path, tmp_path: Path) -> None:
-    model, done = trained(folder, tmp_path)
+@pytest.fixture(scope="module")
+def finished(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Trained, Path]:
+    place = tmp_path_factory.mktemp("training")
+    return *trained(folder, place), place
+
+
+def test_training_lowers_the_loss_and_keeps_the_best_epoch(finished: tuple[Any, Trained, Path]) -> None:
+    model, done, place = finished
     assert len(done.losses) == 9
     assert len(done.epochs) == 3
     assert done.epochs[-1].loss < done.epochs[0].loss
     assert done.epochs[done.best].loss == min(epoch.loss for epoch in done.epochs)
     assert done.resumed_at == 0
     assert not model.training
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(place.glob("*.part"))
 
 
-def test_training_repeats(folder: Path, tmp_path: Path) -> None:
-    one, first = trained(folder, tmp_path / "one")
-    other, second = trained(folder, tmp_path / "other")
-    assert first == second
-    assert torch.equal(weights(one), weights(other))
-    assert trained(folder, tmp_path / "third", Settings(**{**_values(QUICK), "seed": 1}))[1] != first
+def test_training_repeats(folder: Path, tmp_path: Path, finished: tuple[Any, Trained, Path]) -> None:
+    model, done = trained(folder, tmp_path)
+    assert done == finished[1]
+    assert torch.equal(weights(model), weights(finished[0]))
 
 
-def _values(how: Settings) -> dict[str, Any]:
-    return {name: getattr(how, name) for name in how.__dataclass_fields__}
+def test_another_seed_sees_the_pairs_in_another_order(
+    folder: Path, tmp_path: Path, finished: tuple[Any, Trained, Path]
+) -> None:
+    assert trained(folder, tmp_path, replace(QUICK, seed=1, epochs=1))[1].losses[0] != finished[1].losses[0]
 
 
-def test_a_finished_training_is_not_repeated(folder: Path, tmp_path: Path) -> None:
-    one, first = trained(folder, tmp_path)
-    other, second = trained(folder, tmp_path)
-    assert second.resumed_at == 9
-    assert second.epochs == first.epochs
-    assert torch.equal(weights(one), weights(other))
-
-
-def test_a_checkpoint_of_another_training_is_refused(folder: Path, tmp_path: Path) -> None:
-    trained(folder, tmp_path)
-    with pytest.raises(ConfigError, match="other pairs or settings"):
-        trained(folder, tmp_path, n=11)
-
-
-def test_a_killed_write_leaves_the_checkpoint_before_it(folder: Path, tmp_path: Path) -> None:
-    one, _ = trained(folder, tmp_path)
-    (tmp_path / "checkpoint.pt.part").write_bytes(b"half a file")
-    other, again = trained(folder, tmp_path)
+def test_a_finished_training_is_not_repeated_even_if_a_write_was_killed(
+    folder: Path, finished: tuple[Any, Trained, Path]
+) -> None:
+    model, done, place = finished
+    (place / "checkpoint.pt.part").write_bytes(b"half a file")
+    other, again = trained(folder, place)
+    (place / "checkpoint.pt.part").unlink()
     assert again.resumed_at == 9
-    assert torch.equal(weights(one), weights(other))
+    assert again.epochs == done.epochs
+    assert torch.equal(weights(model), weights(other))
+
+
+def test_a_checkpoint_of_another_training_is_refused(folder: Path, finished: tuple[Any, Trained, Path]) -> None:
+    with pytest.raises(ConfigError, match="other pairs or settings"):
+        trained(folder, finished[2], n=11)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("batch", "resumed_at"), [(3, 0), (8, 4), (13, 6)])
+def test_a_stopped_training_comes_to_the_same_weights(
+    folder: Path, tmp_path: Path, finished: tuple[Any, Trained, Path], batch: int, resumed_at: int
+) -> None:
+    """Stopped before the first checkpoint, in the middle of a step, and between two checkpoints."""
+    model, tokenizer = loaded(folder)
+    left = [batch]
+    forward = model.forward
+
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        if model.training:
+            left[0] -= 1
+            if not left[0]:
+                raise Killed
+        return forward(*args, **kwargs)
+
+    model.forward = stopping
+    with pytest.raises(Killed):
+        train(model, tokenizer, PAIRS[2:], PAIRS[:2], tmp_path, QUICK)
+    again, done = trained(folder, tmp_path)
+    assert done.resumed_at == resumed_at
+    assert done.losses == finished[1].losses
+    assert torch.equal(weights(again), weights(finished[0]))
 
 
 def test_pairs_that_are_too_long_are_left_out_not_cut(folder: Path, tmp_path: Path) -> None:
@@ -253,7 +284,7 @@ def test_pairs_that_are_too_long_are_left_out_not_cut(folder: Path, tmp_path: Pa
 
 
 def test_bfloat16_trains_float32_weights(folder: Path, tmp_path: Path) -> None:
-    model, done = trained(folder, tmp_path, Settings(**{**_values(QUICK), "bfloat16": True}))
+    model, done = trained(folder, tmp_path, replace(QUICK, bfloat16=True))
     assert weights(model).dtype == torch.float32
     assert done.epochs[-1].loss < done.epochs[0].loss
 
@@ -271,7 +302,7 @@ def test_the_rate_rises_then_falls_and_is_never_zero(n_steps: int, warmup: int) 
 @pytest.mark.parametrize("name", ["batch", "accumulation", "epochs", "checkpoint_every"])
 def test_senseless_settings_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
-        Settings(**{name: 0})
+        replace(QUICK, **{name: 0})  # type: ignore[arg-type]
 
 
 def command(pairs: Path, model: Path, out: Path) -> list[str]:

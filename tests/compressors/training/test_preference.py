@@ -167,8 +167,11 @@ def test_each_summarisers_corpus_is_searched_with_each_query(tmp_path: Path) -> 
     path = tmp_path / "verdicts.jsonl"
     found = judge(CORPUS, ASKED, ByWord(), path)
     assert [(v.summariser, v.query, v.correct) for v in found] == [
-        ("a", "q1", True), ("a", "q2", True), ("a", "q3", True), ("b", "q1", False), ("b", "q2", True), ("b", "q3", False)
-    ]  # fmt: skip
+        *(("a", query.id, True) for query in ASKED),
+        ("b", "q1", False),
+        ("b", "q2", True),
+        ("b", "q3", False),
+    ]
     assert [json.loads(line) for line in path.read_text().splitlines()] == [asdict(verdict) for verdict in found]
 
 
@@ -220,7 +223,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nothing.jsonl"):
+    with pytest.raises(ConfigError, match=r"nothing\.jsonl"):
         read_pairs(tmp_path / "nothing.jsonl")
 
 

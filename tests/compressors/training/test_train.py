@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,24 @@ import pytest
 
 from longroute.compressors.embedded import Embedded
 from longroute.compressors.keep_head import load
+from longroute.compressors.lexical_features import NAMES, SUFFIXES, Vocabulary
 from longroute.compressors.training import train as training
-from longroute.compressors.training.distil import Example
+from longroute.compressors.training.distil import Example, quality_controlled
 from longroute.compressors.training.train import Lesson, build_vocabulary, judged, read_examples, train_head
 
 torch = pytest.importorskip("torch")
 
 KEPT = ("harbour", "engine", "river", "bridge", "museum")
 DROPPED = ("really", "quite", "somewhat", "actually", "indeed")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small as these networks are, a second thread costs more than it does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def examples(n: int = 60) -> list[Example]:
@@ -29,8 +40,8 @@ def examples(n: int = 60) -> list[Example]:
     return found
 
 
-def lessons(n: int = 60) -> tuple[list[Lesson], training.Vocabulary]:
-    pairs = training.quality_controlled(examples(n))
+def lessons(n: int = 60) -> tuple[list[Lesson], Vocabulary]:
+    pairs = quality_controlled(examples(n))
     vocabulary = build_vocabulary([pair.example.text for pair in pairs])
     return training.lessons_from(pairs, vocabulary, None), vocabulary
 
@@ -42,9 +53,10 @@ def test_the_vocabulary_holds_what_occurs_in_several_texts() -> None:
     assert found.shares.tolist() == pytest.approx([3 / 8, 2 / 8])
 
 
-def test_a_head_learns_which_words_are_kept() -> None:
+def test_a_head_learns_which_words_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "BATCH", 4)
     known, vocabulary = lessons()
-    head = train_head(known[10:], vocabulary, "lexical", seed=0, epochs=30)
+    head = train_head(known[10:], vocabulary, "lexical", seed=0, epochs=8)
     assert judged(head, known[:10]).auc > 0.95
 
 
@@ -58,9 +70,9 @@ def test_the_head_in_numpy_is_the_network_in_torch() -> None:
     known, vocabulary = lessons(20)
     states = np.random.default_rng(0).normal(size=(len(known[0].keep), 12)).astype(np.float16)
     lesson = Lesson(known[0].described, known[0].keep, states)
-    ones, zeros = np.ones(len(training.NAMES), np.float32), np.zeros(len(training.NAMES), np.float32)
+    ones, zeros = np.ones(len(NAMES), np.float32), np.zeros(len(NAMES), np.float32)
     torch.manual_seed(0)
-    network = training._network(len(vocabulary.rows) + training.SUFFIXES, 12, 16, zeros, ones).eval()
+    network = training._network(len(vocabulary.rows) + SUFFIXES, 12, 16, zeros, ones).eval()
     head = training._head(network, zeros, ones)
     shorter = Lesson(lesson.described, lesson.keep, states)
     with torch.no_grad():
@@ -85,9 +97,7 @@ def test_what_was_trained_can_be_loaded_and_used(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(training, "EPOCHS", {"lexical": 2, "encoder": 1})
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps({"text": e.text, "compressed": e.compressed}) for e in examples(30)))
-    threads = torch.get_num_threads()
     training.main([str(path), "--out", str(tmp_path / "weights"), "--max-texts", "25", "--note", "made up words"])
-    torch.set_num_threads(threads)
     trained = load(tmp_path / "weights", "lexical")
     assert trained.about["trained_on"] == "made up words" and trained.about["texts"] == 25
     (result,) = Embedded(trained=trained).compress([examples()[0].text], keep_rate=0.5)
