@@ -124,8 +124,29 @@ class FusedScorer:
         total = np.zeros(len(passages))
         for scorer, weight in zip(self.scorers, self.weights, strict=True):
             scores = np.maximum(scorer(question, passages), 0)
-            total += weight * scores / max(float(scores.max(initial=0)), 1e-12)
+            total += weight * _relative(scores)
         return total
+
+
+class TwoStageScorer:
+    """All passages by the first scorer, the best of them by the second as well: a text of any length costs the second,
+    which may be a model, no more than `candidates` passages. The mean of both, as in FusedScorer; a passage that was
+    not looked at again counts as 0 with the second.
+    """
+
+    def __init__(self, first: Scorer, second: Scorer, candidates: int = 96) -> None:
+        self.first, self.second, self.candidates = first, second, candidates
+
+    def __call__(self, question: str, passages: Sequence[str]) -> Floats:
+        coarse = np.maximum(self.first(question, passages), 0)
+        chosen = np.sort(np.argsort(-coarse, kind="stable")[: self.candidates])
+        fine = np.zeros(len(passages))
+        fine[chosen] = np.maximum(self.second(question, [passages[number] for number in chosen]), 0)
+        return (_relative(coarse) + _relative(fine)) / 2
+
+
+def _relative(scores: Floats) -> Floats:
+    return scores / max(float(scores.max(initial=0)), 1e-12)
 
 
 # ---- a language model ------------------------------------------------------------------------------------------------

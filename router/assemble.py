@@ -31,6 +31,7 @@ from .settings import Settings, default_cache_dir, load_settings
 
 if TYPE_CHECKING:
     from ..compressors.compression import Compressed, Compressor
+    from ..compressors.relevance import Scorer
     from ..retrievers.embed import Embedder
 
 EXTRACTIVE = "extractive"
@@ -216,16 +217,26 @@ def _embedded(settings: Settings, argument: str) -> Compressor:
     return Embedded(encoder, count=_counter(settings).count)
 
 
+def _scorer(settings: Settings) -> Scorer:
+    """BM25, and embeddings of the passages that it finds best where there is an embedding model."""
+    from ..compressors.relevance import EmbeddingScorer, LexicalScorer, TwoStageScorer
+    from ..retrievers.terms import terms
+
+    embedder = make_embedder(settings)
+    lexical = LexicalScorer(terms)
+    return lexical if embedder is None else TwoStageScorer(lexical, EmbeddingScorer(embedder.encode))
+
+
 def _question_aware(settings: Settings, argument: str) -> Compressor:
     from ..compressors.question_aware import QuestionAware
 
-    return QuestionAware(inner=_lexical(settings, ""), count=_counter(settings).count)
+    return QuestionAware(_scorer(settings), _lexical(settings, ""), count=_counter(settings).count)
 
 
 def _code(settings: Settings, argument: str) -> Compressor:
     from ..compressors.code import Code
 
-    return Code(count=_counter(settings).count)
+    return Code(_scorer(settings), count=_counter(settings).count)
 
 
 def _llmlingua2(settings: Settings, argument: str) -> Compressor:

@@ -42,7 +42,8 @@ class EstimateOutput(_Output):
     quality_interval: tuple[float, float] | None = Field(description="90 % interval of `quality`.")
     basis: str = Field(description="Where the quality comes from.")
     measured: bool = Field(
-        True, description="False where no outcomes stand behind it: the decision took the lower end of its interval."
+        default=True,
+        description="False where no outcomes stand behind it: the decision took the lower end of its interval.",
     )
     prompt_tokens: int
     cached_tokens: int = Field(description="Part of `prompt_tokens` expected from the provider's prompt cache.")

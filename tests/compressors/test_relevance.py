@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from longroute.compressors.relevance import EmbeddingScorer, FusedScorer, LexicalScorer, LogProbScorer, words
+from longroute.compressors.compression import Floats
+from longroute.compressors.relevance import (
+    EmbeddingScorer,
+    FusedScorer,
+    LexicalScorer,
+    LogProbScorer,
+    TwoStageScorer,
+    words,
+)
 from longroute.router.errors import ConfigError, MissingExtra
 
 PASSAGES = ["the sky is blue", "def get_user_name(): pass", "bread needs flour and water"]
@@ -127,3 +135,18 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtra, match=r"longroute\[embed\]"):
         LogProbScorer.load(tmp_path)
+
+
+def test_the_second_stage_looks_only_at_the_best_of_the_first() -> None:
+    looked_at: list[str] = []
+
+    def first(question: str, passages: Sequence[str]) -> Floats:
+        return np.array([float(len(passage)) for passage in passages])
+
+    def second(question: str, passages: Sequence[str]) -> Floats:
+        looked_at.extend(passages)
+        return np.array([1.0 if passage == "bb" else 0.5 for passage in passages])
+
+    scores = TwoStageScorer(first, second, candidates=2)("?", ["a", "bb", "ccc", ""])
+    assert looked_at == ["bb", "ccc"]
+    np.testing.assert_allclose(scores, [1 / 6, (2 / 3 + 1) / 2, (1 + 0.5) / 2, 0])

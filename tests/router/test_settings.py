@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from longroute.router.errors import ConfigError
 from longroute.router.settings import ProxySettings, Settings, UpstreamSettings, load_settings
@@ -72,7 +73,7 @@ def test_errors_never_show_a_bad_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "sk-secret" not in str(caught.value)
 
 
-TABLES = {"": Settings, "proxy.": ProxySettings, "proxy.upstreams.": UpstreamSettings}
+TABLES: dict[str, type[BaseModel]] = {"": Settings, "proxy.": ProxySettings, "proxy.upstreams.": UpstreamSettings}
 
 
 def test_every_setting_says_what_it_means() -> None:
