@@ -52,6 +52,15 @@ def test_only_the_document_is_made_shorter_and_the_fact_stays(proxy: Proxy) -> N
     assert answer.json() == COMPLETION
 
 
+def test_a_text_may_be_compressed_in_its_place(proxy: Proxy) -> None:
+    body = chat()
+    answer = proxy.ask(body, headers={"x-longroute-strategy": "compressed"})
+    assert answer.headers["x-longroute-strategy"] == "compressed"
+    assert 0.2 * len(body) < len(proxy.sent.body) < 0.45 * len(body)
+    assert proxy.sent.prompt.startswith("[Shortened") and proxy.sent.prompt.endswith(f"\n\n{QUESTION}")
+    assert "warden of station 137 is Mara Okafor" in proxy.sent.prompt
+
+
 def test_the_answer_says_what_was_decided_and_why(proxy: Proxy) -> None:
     answer = proxy.ask(chat(), headers={"x-longroute-prefer": "cheap"})
     headers = answer.headers
