@@ -9,6 +9,7 @@ Most requests are short: their bodies are never parsed (but for the model's name
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,6 +30,7 @@ from .wire import Headers
 
 _BYTES_PER_TOKEN = 4
 _SMALL_BODY = 64 << 10
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
 _MODEL_LIST_BYTES = 16 << 20
 _HELD_FACTOR = 8  # bodies under inspection together hold at most this many times the longest one
 
@@ -79,7 +81,7 @@ class Gateway:
             raise Refused(429, "rate_limit", "This client has sent too many requests.", retry_after_s=wait_s)
         if head.length is not None and head.length > settings.max_body_mb << 20:
             raise Refused(413, "body_too_large", f"The body is longer than {settings.max_body_mb} MB.")
-        if head.upgrade:
+        if head.websocket:
             raise Refused(501, "bad_request", "The proxy carries no WebSockets. Connect to the upstream directly.")
         if caller.key_in in (b"authorization", b"x-api-key"):
             head.forwarded = with_key(head.forwarded, "")  # our key is nobody else's business
@@ -168,11 +170,8 @@ class Gateway:
             return None
         if exchange.path.startswith("/v1/models/"):
             return self._upstreams.of_model(exchange.path.removeprefix("/v1/models/"))
-        try:
-            model = orjson.loads(body).get("model")
-        except (orjson.JSONDecodeError, AttributeError):
-            model = None
-        return self._upstreams.of_model(model) if isinstance(model, str) else self._upstreams.all[0]
+        model = _model(body)
+        return self._upstreams.of_model(model) if model else self._upstreams.all[0]
 
     def _steering(self, head: RequestHead, upstream: Upstream) -> Steering:
         strategy, known = head.ours.get("strategy"), (OFF, AUTO, *upstream.router.strategies)
@@ -240,6 +239,16 @@ def _api(exchange: Exchange) -> Api | None:
     if path.endswith("/completions"):
         return "completions"
     return "responses" if path.endswith("/responses") else None
+
+
+def _model(body: bytes) -> str:
+    """The model that a body names; of one too long to be held, the first that its beginning names."""
+    try:
+        model = orjson.loads(body).get("model")
+        return model if isinstance(model, str) else ""
+    except (orjson.JSONDecodeError, AttributeError):
+        named = _MODEL.search(body[:_SMALL_BODY])
+        return named[1].decode(errors="replace") if named else ""
 
 
 def _target(scope: Scope) -> bytes:

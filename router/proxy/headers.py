@@ -44,7 +44,7 @@ class RequestHead:
     content_encoding: bytes = b""
     origin: bytes = b""
     host: bytes = b""
-    upgrade: bool = False
+    websocket: bool = False
     signed: bool = False
 
 
@@ -59,7 +59,7 @@ def read_request(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
             if name == b"connection":
                 named_hops += b"," + value.lower()
             elif name == b"upgrade":
-                head.upgrade = True
+                head.websocket = value.lower() == b"websocket"  # others (h2c) are offers, which may be ignored
             continue
         if name == b"host":
             head.host = value

@@ -213,6 +213,19 @@ def test_websockets_are_refused_with_a_reason(proxy: Proxy) -> None:
     assert answer.status_code == 501
 
 
+def test_an_offer_to_speak_http_2_is_ignored(proxy: Proxy) -> None:
+    """Java's client makes it with every first request."""
+    offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAEAAEAAAAIAAAAB"}
+    assert proxy.ask(SHORT, headers=offer).status_code == 200
+    assert not {b"upgrade", b"http2-settings", b"connection"} & {name for name, _ in proxy.sent.headers}
+
+
+def test_a_body_too_long_to_hold_goes_to_the_upstream_of_its_model(make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(upstreams=TWO, max_inspected_mb=1)
+    proxy.ask(b'{"model": "llama-3", "messages": [{"role": "user", "content": "' + b"x" * (2 << 20) + b'"}]}')
+    assert [len(upstream.sent) for upstream in proxy.upstreams] == [0, 1]
+
+
 def test_requests_are_counted_by_what_was_sent(proxy: Proxy) -> None:
     proxy.ask(SHORT)
     proxy.ask(path="/v1/files", method="GET")
