@@ -7,7 +7,7 @@ budget ends in one, without the blocks that matter least. What the rest of the b
 What is kept is whole lines of the source in their order, so `Compressed.kept` and `placed` are true as for every
 compressor, but for one thing: where lines are left out there may stand a line that is not from the source, `# ...`
 (`// ...`), or, as the only line of a Python body, `...`. These lines are never within a kept stretch, and
-`Compressed.source_offset` counts them to the end of the stretch before them.
+`Compressed.source_offset` counts them to the end of the stretch before them, the first to the beginning of the next.
 Nothing else is protected: `Compressed.broken` is empty.
 
 Source: Shi et al. (2025), "LongCodeZip: Compress Long Context for Code Language Models". Ours besides: a file's best
@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from .code_parsing import (
     Block,
     Language,
     blocks_of,
+    closed,
     guess_language,
     has_errors,
     installed,
@@ -43,6 +45,7 @@ FILE_WEIGHT = 0.6
 """How much of a block's score is that of the best block of its file; chosen in benchmarks/code_compression.py."""
 
 _RUN_CHARACTERS = 1500  # of statements between functions that are ranked as one
+_LINES_CHARACTERS = 300  # of lines that are ranked as one where statements are too long
 _SMALL_LINES = 5  # functions of fewer lines are not compressed further
 _SPREAD = 0.5  # beta: how far relevance moves the rate of a function
 _PRESERVED = re.compile(r"(?:(?:async\s+)?def|class|function|func|fn)\b|#|//|/\*|(?:.*\n)*?\s*return\b")
@@ -119,11 +122,19 @@ class Code:
         if sum(tokens) <= budget:
             return [whole(text, before) for text, before in zip(texts, tokens, strict=True)]
         files = [self._file(text, before) for text, before in zip(texts, tokens, strict=True)]
-        pieces = [piece for number, file in enumerate(files) for piece in _pieces(number, file, self.count)]
-        scores = self._scores(question, files, pieces)
-        selector = _Selector(self, question, files, pieces, scores)
-        results = aimed(selector.select, budget, tokens)
+        results = self._selected(files, question, budget, tokens, _RUN_CHARACTERS)
+        if not self.parseable and _used(results) < budget / 2:
+            # Long statements (tables of data), or a language that no grammar of ours reads, of which little would stay.
+            cut = [replace(file, blocks=tuple(_in_lines(file.text, file.blocks))) for file in files]
+            results = max(results, self._selected(cut, question, budget, tokens, _LINES_CHARACTERS), key=_used)
         return [self._promised(file, result) for file, result in zip(files, results, strict=True)]
+
+    def _selected(
+        self, files: Sequence[_File], question: str, budget: int, tokens: Sequence[int], run_characters: int
+    ) -> list[Compressed]:
+        pieces = [p for number, file in enumerate(files) for p in _pieces(number, file, self.count, run_characters)]
+        scores = self._scores(question, files, pieces)
+        return aimed(_Selector(self, question, files, pieces, scores).select, budget, tokens)
 
     def _promised(self, file: _File, result: Compressed) -> Compressed:
         """Nothing rather than code that does not parse. No source is known for which this comes to pass."""
@@ -182,7 +193,24 @@ class _Piece:
         return first if first.kind == "function" and first.blocks else None
 
 
-def _pieces(number: int, file: _File, count: Count) -> Iterator[_Piece]:
+def _used(results: Sequence[Compressed]) -> int:
+    return sum(result.tokens_after for result in results)
+
+
+def _in_lines(text: str, blocks: Sequence[Block]) -> Iterator[Block]:
+    """Blocks with those cut into lines that hold no other and are longer than what is ranked as one."""
+    for block in blocks:
+        if block.blocks:
+            yield replace(block, blocks=tuple(_in_lines(text, block.blocks)))
+        elif block.end - block.start <= _LINES_CHARACTERS:
+            yield block
+        else:
+            lines = [match.end() for match in re.finditer("\n", text[block.start : block.end])]
+            edges = sorted({0, *lines, block.end - block.start})
+            yield from (closed(block.start + a, block.start + b) for a, b in pairwise(edges))
+
+
+def _pieces(number: int, file: _File, count: Count, run_characters: int) -> Iterator[_Piece]:
     def piece(run: Sequence[Block], holders: tuple[Block, ...]) -> _Piece:
         start, end = run[0].start, run[-1].end
         return _Piece(number, start, end, tuple(run), holders, count(file.text[start:end]))
@@ -191,7 +219,7 @@ def _pieces(number: int, file: _File, count: Count) -> Iterator[_Piece]:
         run: list[Block] = []
         for block in blocks:
             opened = block.kind == "class" and bool(block.blocks)
-            if run and (block.kind != "statement" or block.end - run[0].start > _RUN_CHARACTERS):
+            if run and (block.kind != "statement" or block.end - run[0].start > run_characters):
                 yield piece(run, holders)
                 run = []
             if opened:

@@ -50,7 +50,8 @@ class Block:
     indent: str = ""
 
 
-def _closed(start: int, end: int, kind: Kind = "statement") -> Block:
+def closed(start: int, end: int, kind: Kind = "statement") -> Block:
+    """A block that is not to be opened."""
     return Block(start, end, kind, start, (end, end))
 
 
@@ -224,11 +225,11 @@ class _Reader:
                 found.append(replace(block, start=place))
             elif last > place:  # shares a line with the block before
                 place = found[-1].start if found else start
-                found[-1:] = [_closed(place, last)]
+                found[-1:] = [closed(place, last)]
             elif found:  # is within it
-                found[-1] = _closed(found[-1].start, place)
+                found[-1] = closed(found[-1].start, place)
         if not found:
-            return (_closed(start, end),) if end > start else ()
+            return (closed(start, end),) if end > start else ()
         # Comments at the end go with what they follow: on their own they could be all that is left of a body.
         return (*found[:-1], replace(found[-1], end=end))
 
@@ -238,7 +239,7 @@ class _Reader:
             return self._conditional(node, start, end, depth)
         kind, body = self._definition(node)
         if kind == "statement" or body is None or depth > _DEEPEST:
-            return _closed(start, end, kind)
+            return closed(start, end, kind)
         if language.braces:
             inside = self._line_end(self._at(body.start_byte) + 1), self._line_start(self._at(body.end_byte) - 1)
             opened = self._text[self._at(body.start_byte) : inside[0]].strip() == "{"
@@ -247,11 +248,11 @@ class _Reader:
             # A comment after the colon stands before the body in the tree.
             colon = next((c for c in reversed(self._children_before(body)) if c.type == ":"), None)
             if colon is None:
-                return _closed(start, end, kind)
+                return closed(start, end, kind)
             inside = self._line_end(self._at(colon.end_byte)), end
             opened = self._text[self._at(colon.end_byte) : inside[0]].partition("#")[0].strip() == ""
         if not opened or not start < inside[0] < inside[1]:
-            return _closed(start, end, kind)
+            return closed(start, end, kind)
         blocks = self.tile(list(body.named_children), inside[0], inside[1], depth + 1)
         first = next((c for c in body.named_children if not self._is_comment(c)), body)
         place = self._at(first.start_byte)
@@ -264,7 +265,7 @@ class _Reader:
         closing = self._text[inside[1] : end].lstrip().startswith("#endif")
         otherwise = any(child.type.startswith(("preproc_el", "ERROR")) for child in node.children)
         if otherwise or not closing or depth > _DEEPEST or not start < inside[0] < inside[1]:
-            return _closed(start, end)
+            return closed(start, end)
         nodes = [child for child in node.named_children if self._at(child.start_byte) >= inside[0]]
         return Block(start, end, "class", start, inside, self.tile(nodes, *inside, depth + 1))
 
@@ -403,7 +404,7 @@ class _Lines:
 
     def _plain(self, first: int, last: int) -> Iterator[Block]:
         if last > first:
-            yield _closed(self._edges[first], self._edges[last])
+            yield closed(self._edges[first], self._edges[last])
 
     def _indent(self, line: int) -> int:
         return len(self._lines[line]) - len(self._lines[line].lstrip(" \t"))

@@ -57,12 +57,13 @@ class Compressed:
 
         A blank put between two kept stretches belongs to the end of the first, so that the source span of any part of
         the text is `source_offset(start)` to `source_offset(end - 1) + 1`, and a little more where it ends in one.
+        What stands before the first stretch belongs to its beginning.
         """
         if not 0 <= place < len(self.text):
             raise IndexError(f"There is no character {place} in a text of {len(self.text)}.")
-        index = bisect_right(self.placed, place) - 1
+        index = max(bisect_right(self.placed, place) - 1, 0)
         start, end = self.kept[index]
-        return min(start + place - self.placed[index], end)
+        return min(max(start + place - self.placed[index], start), end)
 
 
 class Compressor(Protocol):

@@ -13,6 +13,7 @@ Source: Jiang et al. (2024), "LongLLMLingua", sections 4.1 to 4.3. The paper's o
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -152,8 +153,8 @@ class QuestionAware:
     def _selected(self, group: _Group, order: Ints, question: str, aim: float) -> list[Compressed]:
         costs = np.array([passage.tokens for passage in group.passages], np.float64)
         chosen = _first_that_fit(order, costs, aim * (self.coarse_factor if self.inner else 1.0))
-        if self.inner is not None and not chosen:
-            chosen = order[:1].tolist()  # too long for the budget, but there is someone to shorten it
+        if self.inner is not None and (not chosen or chosen[0] != order[0]):
+            chosen = order[:1].tolist()  # the best is too long, but shortened it says more than worse ones whole
         spans: list[list[Span]] = [[] for _ in group.texts]
         broken: list[list[Span]] = [[] for _ in group.texts]
         if self.inner is None or not chosen:
@@ -241,7 +242,14 @@ def _written(text: str, spans: Sequence[Span], broken: Sequence[Span], before: i
     after = count(shown) if shown else 0
     if after >= before:
         return whole(text, before)
-    return Compressed(shown, kept, placed, before, after, tuple(broken))
+    starts = [start for start, _ in kept]
+
+    def held(span: Span) -> bool:
+        place = bisect_right(starts, span[0]) - 1
+        return place >= 0 and kept[place][1] >= span[1]
+
+    # White space that the inner compressor left out at the edge of a passage is back where neighbours were joined.
+    return Compressed(shown, kept, placed, before, after, tuple(span for span in broken if not held(span)))
 
 
 def _ordered(relevance: Sequence[float], order: Order) -> list[int]:

@@ -90,9 +90,11 @@ class SentenceTransformerEmbedder:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         shared = self._shared
+        # Tokenizers refuse lone surrogates, which broken PDFs and JSON escapes yield.
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
         with shared.lock:
             vectors = np.asarray(
-                shared.transformer.encode(list(texts), batch_size=_BATCH, show_progress_bar=False), dtype=np.float32
+                shared.transformer.encode(clean, batch_size=_BATCH, show_progress_bar=False), dtype=np.float32
             )
         # Not left to the model: in bfloat16 its unit vectors are off by up to 0.4 %.
         return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))

@@ -184,13 +184,15 @@ def make_recorder(settings: Settings) -> Recorder | None:
 
 
 def make_compressor(settings: Settings, name: str) -> Compressor:
-    """A compressor by its name: `question_aware`, `embedded`, `lexical`, `code`, `color` or `llmlingua2:FOLDER`.
+    """A compressor by its name: `lexical`, `embedded`, or one that a local model may serve, `KIND:FOLDER`.
 
+    `question_aware`, `code`: a causal model in the folder ranks in place of BM25 and embeddings. `color`: it writes in
+    place of the configured chat model. `llmlingua2`: a token classification model, without which there is none.
     Raises ConfigError on any other, and where the folder holds no model.
     """
     kind, _, argument = name.partition(":")
-    if kind not in _COMPRESSORS:
-        known = ", ".join(f"{name}:FOLDER" if name == "llmlingua2" else name for name in _COMPRESSORS)
+    if kind not in _COMPRESSORS or (argument and kind in ("lexical", "embedded")):
+        known = ", ".join(kind if kind in ("lexical", "embedded") else f"{kind}[:FOLDER]" for kind in _COMPRESSORS)
         raise ConfigError(f"Unknown compressor {name!r}. Known: {known}.")
     return _COMPRESSORS[kind](settings, argument)
 
@@ -208,20 +210,20 @@ def _lexical(settings: Settings, argument: str) -> Compressor:
 
 
 def _embedded(settings: Settings, argument: str) -> Compressor:
-    """The encoder tier where the embedding model is wanted and installed, else the lexical one."""
+    """The encoder tier; MissingExtra on first use where its packages are missing."""
     from ..compressors.embedded import Embedded
     from ..compressors.word_encoder import WordEncoder
-    from ..retrievers.embed import installed
 
-    encoder = WordEncoder() if settings.embedding_model != "none" and installed() else None
-    return Embedded(encoder, count=_counter(settings).count)
+    return Embedded(WordEncoder(), count=_counter(settings).count)
 
 
-def _scorer(settings: Settings) -> Scorer:
-    """BM25, and embeddings of the passages that it finds best where there is an embedding model."""
-    from ..compressors.relevance import EmbeddingScorer, LexicalScorer, TwoStageScorer
+def _scorer(settings: Settings, folder: str) -> Scorer:
+    """BM25, and embeddings of the passages that it finds best where there is an embedding model; or a causal model."""
+    from ..compressors.relevance import EmbeddingScorer, LexicalScorer, LogProbScorer, TwoStageScorer
     from ..retrievers.terms import terms
 
+    if folder:
+        return LogProbScorer.load(folder)
     embedder = make_embedder(settings)
     lexical = LexicalScorer(terms)
     return lexical if embedder is None else TwoStageScorer(lexical, EmbeddingScorer(embedder.encode))
@@ -230,13 +232,13 @@ def _scorer(settings: Settings) -> Scorer:
 def _question_aware(settings: Settings, argument: str) -> Compressor:
     from ..compressors.question_aware import QuestionAware
 
-    return QuestionAware(_scorer(settings), _lexical(settings, ""), count=_counter(settings).count)
+    return QuestionAware(_scorer(settings, argument), _lexical(settings, ""), count=_counter(settings).count)
 
 
 def _code(settings: Settings, argument: str) -> Compressor:
     from ..compressors.code import Code
 
-    return Code(_scorer(settings), count=_counter(settings).count)
+    return Code(_scorer(settings, argument), count=_counter(settings).count)
 
 
 def _llmlingua2(settings: Settings, argument: str) -> Compressor:
@@ -248,11 +250,14 @@ def _llmlingua2(settings: Settings, argument: str) -> Compressor:
 
 
 def _color(settings: Settings, argument: str) -> Compressor:
-    """Passages rewritten by the configured chat model."""
-    from ..compressors.color import Color
+    """Passages rewritten by the configured chat model, or by a local one."""
+    from ..compressors.color import Color, LocalColor
     from ..compressors.question_aware import paragraphs
     from .run import ask_all
 
+    count = _counter(settings).count
+    if argument:
+        return Color(LocalColor.load(argument), model=argument, count=count, split=paragraphs)
     if settings.model == EXTRACTIVE:
         raise ConfigError("color rewrites texts with a chat model; name one in the setting model (LONGROUTE_MODEL).")
     backend = make_backend(settings)
@@ -264,7 +269,7 @@ def _color(settings: Settings, argument: str) -> Compressor:
             raise replies[0]  # type: ignore[misc]  # the server is not there at all
         return [reply.text if isinstance(reply, Reply) else None for reply in replies]
 
-    return Color(generate, model=settings.model, count=_counter(settings).count, split=paragraphs)
+    return Color(generate, model=settings.model, count=count, split=paragraphs)
 
 
 _COMPRESSORS: Mapping[str, Callable[[Settings, str], Compressor]] = {

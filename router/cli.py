@@ -189,7 +189,7 @@ def compress(
     ] = None,
     question: Annotated[str, typer.Option(help="What the texts are wanted for; what matters to it is kept.")] = "",
     method: Annotated[
-        str | None, typer.Option(help="question_aware, embedded, lexical, code, color, or llmlingua2:FOLDER.")
+        str | None, typer.Option(help="question_aware, lexical, embedded, code, color, or llmlingua2:FOLDER.")
     ] = None,
     show: Annotated[bool, typer.Option(help="Print the whole text, with what was left out marked.")] = False,
     as_json: AsJson = False,
@@ -205,11 +205,15 @@ def compress(
     with _working("Reading") as say:
         documents = _load(files)
         settings = load_settings()
-        method = method or ("code" if all(document.kind == "code" for document in documents) else settings.compressor)
+        limit: dict[str, Any] = {"budget_tokens": budget_tokens} if budget_tokens else {"keep_rate": rate}
+        texts = [document.text for document in documents]
+        named, method = method, method or _usual_method(documents, settings.compressor)
         compressor = make_compressor(settings, method)
         say("Compressing")
-        limit: dict[str, Any] = {"budget_tokens": budget_tokens} if budget_tokens else {"keep_rate": rate}
-        results = compressor.compress([document.text for document in documents], question=question, **limit)
+        results = compressor.compress(texts, question=question, **limit)
+        if named is None and not any(result.text for result in results):  # code on one line, say
+            method = settings.compressor
+            results = make_compressor(settings, method).compress(texts, question=question, **limit)
     if as_json:
         shortened = [
             ShortenedOutput(
@@ -227,23 +231,40 @@ def compress(
         print(CompressOutput(method=method, documents=shortened).model_dump_json(indent=2))
         return
     for document, result in zip(documents, results, strict=True):
-        out.print(_marked(document.text, result.kept) if show else Text(result.text))
+        marked = show and (result.kept or not result.text)  # what a model wrote anew stands nowhere in the text
+        if marked and out.is_terminal:
+            out.print(_struck(document.text, result.kept))
+        else:  # not by rich, which spreads tabs and drops carriage returns
+            print(_bracketed(document.text, result.kept) if marked else result.text)
         err.print(
             f"[dim]{escape(document.id)}: {result.tokens_after:,} of {result.tokens_before:,} tokens "
             f"({result.keep_rate:.0%}) by {escape(method)}[/]"
+            + ("" if result.text else ". Nothing fits; allow more tokens")
         )
 
 
-def _marked(text: str, kept: Sequence[tuple[int, int]]) -> Text:
-    """The whole text with what was left out dimmed and struck through; in [-brackets-] where there are no colours."""
-    marked, end = Text(), 0
+def _usual_method(documents: Sequence[Document], otherwise: str) -> str:
+    return "code" if all(document.kind == "code" for document in documents) else otherwise
+
+
+def _struck(text: str, kept: Sequence[tuple[int, int]]) -> Text:
+    """The whole text with what was left out dimmed and struck through."""
+    return Text.assemble(*((part, "" if is_kept else "dim strike red") for part, is_kept in _parts(text, kept)))
+
+
+def _bracketed(text: str, kept: Sequence[tuple[int, int]]) -> str:
+    """The whole text with what was left out in [-brackets-]."""
+    return "".join(part if is_kept else f"[-{part}-]" for part, is_kept in _parts(text, kept))
+
+
+def _parts(text: str, kept: Sequence[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
+    """The text cut into what was kept and what was not."""
+    end = 0
     for start, stop in [*kept, (len(text), len(text))]:
         if end < start:
-            left_out = text[end:start]
-            marked.append(left_out if out.is_terminal else f"[-{left_out}-]", "dim strike red")
-        marked.append(text[start:stop])
+            yield text[end:start], False
+        yield text[start:stop], True
         end = stop
-    return marked
 
 
 @app.command()

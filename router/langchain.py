@@ -98,11 +98,13 @@ class LongrouteCompressor(BaseDocumentCompressor):
     def compress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
     ) -> list[LangChainDocument]:
-        limit: dict[str, Any] = {"budget_tokens": self.budget_tokens} if self.budget_tokens else {}
+        limit: dict[str, Any] = {"keep_rate": self.keep_rate}
+        if self.budget_tokens is not None:
+            limit = {"budget_tokens": self.budget_tokens}
         results = self._ready.compress(
             [document.page_content for document in documents],
             question=query,
-            **(limit or {"keep_rate": self.keep_rate}),
+            **limit,
         )
         return [
             document.model_copy(

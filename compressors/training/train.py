@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...router.errors import MissingExtra
+from ...router.errors import ConfigError, MissingExtra, RouterError
 from ..compression import Bools, Floats
 from ..keep_head import WIDTH, Head, Tier, save
 from ..lexical_features import F32, NAMES, SUFFIXES, Described, Vocabulary, describe, form_of
@@ -57,14 +57,20 @@ class Lesson:
 
 
 def read_examples(path: Path, text_field: str, compressed_field: str, split: str | None = None) -> list[Example]:
-    """The records that have both fields, and, if given, the value `split` in the field of that name."""
+    """The records that have both fields, and, if given, the value `split` in the field of that name.
+
+    Raises ConfigError where the file cannot be read.
+    """
     open_text: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    with open_text(path, "rt", encoding="utf-8") as lines:
-        records = [json.loads(line) for line in lines]
+    try:
+        with open_text(path, "rt", encoding="utf-8") as lines:
+            records = [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} could not be read as lines of JSON: {error}") from error
     return [
         Example(record[text_field], record[compressed_field], record.get("source", ""))
         for record in records
-        if record.get(compressed_field) and (split is None or record.get("split") == split)
+        if record.get(text_field) and record.get(compressed_field) and (split is None or record.get("split") == split)
     ]
 
 
@@ -104,7 +110,8 @@ def train_head(lessons: Sequence[Lesson], vocabulary: Vocabulary, tier: Tier, *,
         [{"params": others, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.1}], lr=2e-3
     )
     steps = epochs * -(-len(lessons) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps, pct_start=0.2)
+    # torch divides by zero where the rise takes one step, which is a fifth of five.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=max(steps, 6), pct_start=0.2)
     network.train()
     for _ in range(epochs):
         # Texts of about one length together, in an order that changes.
@@ -239,13 +246,18 @@ def judged(head: Head, lessons: Sequence[Lesson]) -> Agreement:
 
 
 def train(examples: Sequence[Example], *, max_texts: int, seed: int, about: dict[str, Any], out: Path) -> None:
-    """From examples to weights in a folder."""
+    """From examples to weights in a folder. Raises ConfigError where too few are left after quality control."""
     torch = _torch()
     torch.set_num_threads(1)  # two runs then differ by 0.001 in AUC at most; small products gain nothing from more
     began = time.process_time()  # of the processor: other work on the machine must not count
     pairs = quality_controlled(examples)
     random.Random(seed).shuffle(pairs)
     pairs = pairs[:max_texts]
+    if len(pairs) < 2:
+        raise ConfigError(
+            f"{len(pairs)} of {len(examples)} examples can be learned from; two are needed, and thousands are good. "
+            "Are the names of the fields right, and is something of each text left out?"
+        )
     n_validation = max(1, round(VALIDATION_SHARE * len(pairs)))
     vocabulary = build_vocabulary([pair.example.text for pair in pairs[n_validation:]])
     lessons = lessons_from(pairs, vocabulary, WordEncoder())
@@ -282,15 +294,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--note", default="", help="where the texts and labels come from, for the weight file")
     options = parser.parse_args(arguments)
-    examples = read_examples(options.examples, options.text_field, options.compressed_field, options.split)
     command = [
         f"python -m longroute.compressors.training.train {options.examples.name}",
-        f"--compressed-field {options.compressed_field}",
+        f"--text-field {options.text_field} --compressed-field {options.compressed_field}",
         f"--max-texts {options.max_texts} --seed {options.seed}",
         *([f"--split {options.split}"] if options.split else []),
     ]
     about = {"trained_on": options.note, "command": " ".join(command)}
-    train(examples, max_texts=options.max_texts, seed=options.seed, about=about, out=options.out)
+    try:
+        examples = read_examples(options.examples, options.text_field, options.compressed_field, options.split)
+        train(examples, max_texts=options.max_texts, seed=options.seed, about=about, out=options.out)
+    except RouterError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

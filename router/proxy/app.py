@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from ipaddress import ip_address
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -166,12 +167,18 @@ def _guard(spends_our_keys: bool, scope: Scope) -> Response | None:
     if not spends_our_keys:
         return None
     headers = dict(scope["headers"])
-    host = headers.get(b"host", b"127.0.0.1").decode("latin-1")
-    origin = headers.get(b"origin", b"").decode("latin-1").partition("://")[2]
-    if all(_name(place) in _LOOPBACK for place in (host, origin) if place):
+    places = [headers.get(b"host", b"127.0.0.1").decode("latin-1")]
+    if b"origin" in headers:  # `null`, of a page in a sandbox, is no place of ours either
+        places.append(headers[b"origin"].decode("latin-1").partition("://")[2])
+    if all(_is_loopback(place) for place in places):
         return None
     return error(403, "Web pages may not use this proxy's keys. Set client_keys to let them in.", "foreign_origin")
 
 
-def _name(place: str) -> str:
-    return place if place.endswith("]") else place.rpartition(":")[0] or place
+def _is_loopback(place: str) -> bool:
+    """place: a host with or without its port."""
+    name = (place if place.endswith("]") else place.rpartition(":")[0] or place).lower()
+    try:
+        return name == "localhost" or ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False

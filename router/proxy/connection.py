@@ -164,6 +164,8 @@ class Connection(asyncio.Protocol):
                 waiter.cancel()
                 self.fail(error if isinstance(error, Exception) else httpx.ReadError("The request was cancelled."))
             raise
+        finally:
+            del waiter  # else it, its error and this frame hold each other, and the body, until they are collected
 
     def fail(self, error: Exception) -> None:
         """Gives the connection up, now; whoever waits for it gets this error."""

@@ -6,6 +6,7 @@ Passes bytes and headers on and changes neither. What to send is decided elsewhe
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
@@ -31,11 +32,12 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """An answer that has been read to its end."""
+    """An answer that has been read to its end. counted: its usage is already in `Exchange.spent`."""
 
     status: int
     headers: Headers
     body: bytes
+    counted: bool = False
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class Exchange:
     """status: of the answer, once it is known. answering: it has begun. finished: the client has all of it.
 
     spent: by calls of a strategy's own, before the one that is answered with.
+    held_bytes: of its body, in memory.
     uploaded: set when a body that is passed on in pieces has come to its end; None where it was read whole.
     """
 
@@ -60,6 +63,7 @@ class Exchange:
     answering: bool = False
     finished: bool = False
     uploaded: asyncio.Event | None = None
+    held_bytes: int = 0
     spent: Usage = field(default_factory=Usage)
 
     # ---- the client's end --------------------------------------------------------------------------------------------
@@ -149,12 +153,31 @@ class Exchange:
             name = f"The upstream {upstream.name!r}"
             if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
                 raise Refused(504, None, f"{name} did not answer in time ({type(error).__name__}).") from None
-            raise Refused(502, None, f"{name} cannot be reached or broke off ({type(error).__name__}).") from None
+            raise Refused(502, None, f"{name} cannot be reached or broke off ({_why(error)}).") from None
 
     def note(self, upstream: Upstream, error: httpx.HTTPError) -> None:
         kind = next(kind for cause, kind in _KINDS if isinstance(error, cause))
+        if kind == "connect" and isinstance(_system_error(error), ssl.SSLError):
+            kind = "tls"
         self.metrics.upstream_error(upstream.name, kind)
         log_upstream_error(self.id, upstream.name, kind, error)
+
+
+def _why(error: httpx.HTTPError) -> str:
+    """For whoever asked: the kind of error, and what the system says of it. Neither can quote a request."""
+    system = _system_error(error)
+    if isinstance(system, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {system.verify_message}"
+    if isinstance(system, ssl.SSLError):
+        return f"no TLS connection: {system.reason}"
+    said = system.strerror if system is not None else None
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 _KINDS: tuple[tuple[type[httpx.HTTPError], ErrorKind], ...] = (

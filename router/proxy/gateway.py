@@ -31,8 +31,10 @@ from .wire import Headers
 _BYTES_PER_TOKEN = 4
 _SMALL_BODY = 64 << 10
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
+_MODEL_PART = re.compile(rb'name="?model"?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,200})\r\n')
+_ABOUT_THE_ANSWER = (b"accept-encoding", b"if-none-match", b"if-modified-since", b"range", b"content-length")
 _MODEL_LIST_BYTES = 16 << 20
-_HELD_FACTOR = 8  # bodies under inspection together hold at most this many times the longest one
+_HELD_FACTOR = 8  # bodies, those still arriving too, together hold about this many times the longest one
 
 
 class Gateway:
@@ -67,6 +69,8 @@ class Gateway:
             pass  # without an end of the answer, the server closes the connection
         finally:
             self._metrics.in_flight -= 1
+            if exchange is not None:
+                self._held_bytes -= exchange.held_bytes
 
     def _admit(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
         """Raises Refused."""
@@ -91,12 +95,15 @@ class Gateway:
     async def _serve(self, exchange: Exchange) -> None:
         head = exchange.head
         api = _api(exchange)
-        unread = api is None or (head.ours.get("strategy") == OFF and self._upstreams.only is not None)
-        body, rest = await self._read(exchange, _SMALL_BODY if unread else self._settings.max_inspected_mb << 20)
+        by_model = self._upstreams.only is None and "upstream" not in head.ours
+        unread = api is None and not (by_model and _is_json(head))
+        limit = _SMALL_BODY if unread else self._settings.max_inspected_mb << 20
+        body, rest = await self._read(exchange, limit, _SMALL_BODY if by_model else 0)
         upstream = self._upstream(exchange, body)
         if upstream is None:
-            await self._models(exchange)
-            return
+            if await self._models(exchange):
+                return
+            upstream = self._upstreams.all[0]  # none has a list: the first one says why
         if upstream.key:
             head.forwarded = with_key(head.forwarded, upstream.key, anthropic=exchange.path.startswith("/v1/messages"))
         steering = self._steering(head, upstream)
@@ -105,12 +112,8 @@ class Gateway:
             with exchange.until_client_leaves():
                 await self._pass_on(exchange, upstream, api, _joined(body, rest))
         elif api is not None and self._worth_a_look(head, body, steering):
-            self._held_bytes += len(body)
-            try:
-                with exchange.until_client_leaves():
-                    await self._long_texts.serve(exchange, upstream, api, body, steering)
-            finally:
-                self._held_bytes -= len(body)
+            with exchange.until_client_leaves():
+                await self._long_texts.serve(exchange, upstream, api, body, steering)
         else:
             with exchange.until_client_leaves():
                 await self._pass_on(exchange, upstream, api, body)
@@ -128,19 +131,22 @@ class Gateway:
 
     # ---- parts -------------------------------------------------------------------------------------------------------
 
-    async def _read(self, exchange: Exchange, limit: int) -> tuple[bytes, AsyncIterator[bytes] | None]:
-        """The body where it may be held whole, else its beginning and the rest as it comes. limit: bytes to hold."""
-        if self._held_bytes > _HELD_FACTOR * limit or (exchange.head.length or 0) > limit:
-            limit = 0
-        body, more = await exchange.receive_piece()
-        if not more:
-            return body, None
-        pieces, size = [body], len(body)
-        while more and size <= limit:
+    async def _read(self, exchange: Exchange, limit: int, least: int) -> tuple[bytes, AsyncIterator[bytes] | None]:
+        """The body where it may be held whole, else its beginning and the rest as it comes.
+
+        limit: bytes to hold at most. least: bytes of the beginning, where the whole is longer.
+        """
+        if (exchange.head.length or 0) > limit:
+            limit = least
+        most = _HELD_FACTOR * self._settings.max_inspected_mb << 20
+        pieces: list[bytes] = []
+        more = True
+        while more and exchange.held_bytes <= (limit if self._held_bytes <= most else least):
             body, more = await exchange.receive_piece()
             pieces.append(body)
-            size += len(body)
-        return b"".join(pieces), self._rest(exchange, size) if more else None
+            exchange.held_bytes += len(body)
+            self._held_bytes += len(body)
+        return b"".join(pieces), self._rest(exchange, exchange.held_bytes) if more else None
 
     async def _rest(self, exchange: Exchange, size: int) -> AsyncIterator[bytes]:
         more = True
@@ -185,14 +191,14 @@ class Gateway:
             (long or b'"longroute"' in body)
             and not head.signed
             and head.content_encoding in (b"", b"identity")
-            and (not head.content_type or b"json" in head.content_type)
+            and _is_json(head)
         )
 
-    async def _models(self, exchange: Exchange) -> None:
-        """The models of all upstreams as one list; who did not answer is named in a header."""
+    async def _models(self, exchange: Exchange) -> bool:
+        """The models of all upstreams as one list; who did not answer is named in a header. False where nobody did."""
 
         async def listed(upstream: Upstream) -> list[Any] | None:
-            own = exchange.head.forwarded
+            own = [item for item in exchange.head.forwarded if item[0] not in _ABOUT_THE_ANSWER]
             head = RequestHead(with_key(own, upstream.key) if upstream.key else own, {})
             try:
                 asking = Exchange(
@@ -207,10 +213,13 @@ class Gateway:
             return models if isinstance(models, list) else None
 
         lists = await asyncio.gather(*map(listed, self._upstreams.all))
+        if all(models is None for models in lists):
+            return False
         missing = [u.name for u, models in zip(self._upstreams.all, lists, strict=True) if models is None]
         body = orjson.dumps({"object": "list", "data": [model for models in lists for model in models or ()]})
         headers: Headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await exchange.answer(200, headers + ours(missing_upstreams=", ".join(missing) or None), body)
+        return True
 
     async def _refuse(self, scope: Scope, send: Send, refusal: Refused, exchange: Exchange | None) -> None:
         if refusal.reason:
@@ -242,13 +251,19 @@ def _api(exchange: Exchange) -> Api | None:
 
 
 def _model(body: bytes) -> str:
-    """The model that a body names; of one too long to be held, the first that its beginning names."""
+    """The model that a body names, as JSON or as a form; of one too long to be held, the first in its beginning."""
     try:
         model = orjson.loads(body).get("model")
         return model if isinstance(model, str) else ""
     except (orjson.JSONDecodeError, AttributeError):
-        named = _MODEL.search(body[:_SMALL_BODY])
+        beginning = body[:_SMALL_BODY]
+        named = _MODEL_PART.search(beginning) or _MODEL.search(beginning)
         return named[1].decode(errors="replace") if named else ""
+
+
+def _is_json(head: RequestHead) -> bool:
+    """Whether the body may be JSON: its header says so, or nothing."""
+    return not head.content_type or b"json" in head.content_type.lower()
 
 
 def _target(scope: Scope) -> bytes:

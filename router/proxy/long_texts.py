@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 _WORKERS = 2  # more would only share the interpreter
 _BACKLOG = 16
-_COMPLAINT_BYTES = 1 << 20
+_COMPLAINT_BYTES = 1 << 20  # of a refusal, to be understood; some servers repeat the whole request in it
 _REPLY_BYTES = 64 << 20
 _REFUSALS = (400, 413, 422)
 _TRACE_HEADERS = (b"traceparent", b"tracestate", b"baggage")
@@ -77,6 +77,8 @@ class LongTexts:
         finally:
             watch.stop()
             usage = reader.usage() if reader is not None and exchange.finished else None
+            if usage is not None and isinstance(response, Whole) and response.counted:
+                usage = Usage()
             self._complete(exchange, upstream, api, considered, usage, failed, watch)
 
     async def warm_up(self, router: BaseRouter) -> None:
@@ -116,20 +118,21 @@ class LongTexts:
         settings = self._settings
         original = Considered(OFF, "", raw, raw, raw)
         try:
-            considered = await self.in_thread(
-                lambda: consider(
-                    raw,
-                    api,
-                    upstream.router,
-                    steering,
-                    watch=watch,
-                    min_document_tokens=settings.min_document_tokens,
-                    question_last=settings.question_last,
-                    stored_responses=settings.stored_responses,
-                    holdout=settings.holdout,
-                    upstream=upstream.name,
+            with watch.lent() as lent:
+                considered = await self.in_thread(
+                    lambda: consider(
+                        raw,
+                        api,
+                        upstream.router,
+                        steering,
+                        watch=lent,
+                        min_document_tokens=settings.min_document_tokens,
+                        question_last=settings.question_last,
+                        stored_responses=settings.stored_responses,
+                        holdout=settings.holdout,
+                        upstream=upstream.name,
+                    )
                 )
-            )
             original = replace(considered, strategy=OFF, body=considered.original, step=None)
             return *await self._carried_out(exchange, upstream, api, considered, watch), None
         except CannotFollow as error:
@@ -170,7 +173,7 @@ class LongTexts:
             sent = call_body(api, step.original, call) if body is None else body
             try:
                 response = await exchange.ask(upstream, sent, len(sent))
-                whole = Whole(response.status, response.headers, await response.read(_REPLY_BYTES))
+                whole = Whole(response.status, response.headers, await response.read(_REPLY_BYTES), counted=True)
             except (Refused, httpx.HTTPError) as error:
                 raise BackendUnavailable(f"{upstream.name} broke off a call ({type(error).__name__}).") from None
             if whole.status != 200:
@@ -209,7 +212,7 @@ class LongTexts:
         if response.status not in _REFUSALS:
             return response, considered, failed
         try:
-            refusal = Whole(response.status, response.headers, await response.read(_COMPLAINT_BYTES))
+            refusal = Whole(response.status, response.headers, await response.read(_REPLY_BYTES))
         except httpx.HTTPError as error:
             exchange.note(upstream, error)
             raise Refused(502, None, f"The upstream {upstream.name!r} broke off a refusal.") from None
@@ -276,8 +279,11 @@ def _rehearse(router: BaseRouter) -> None:
 
 
 def _too_long(refusal: Whole) -> bool:
-    said = parse_complaint(_decoded(refusal)).error(refusal.status, Call((), ""), server="", key="")
-    return isinstance(said, ContextTooLong)
+    try:
+        complaint = parse_complaint(_decoded(refusal)[:_COMPLAINT_BYTES])
+    except httpx.DecodingError:
+        return False
+    return isinstance(complaint.error(refusal.status, Call((), ""), server="", key=""), ContextTooLong)
 
 
 def _decoded(whole: Whole) -> bytes:

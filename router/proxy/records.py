@@ -42,8 +42,8 @@ class Shown:
 class Record:
     """One request and what became of it. None means unknown.
 
-    id: hex digits of a UUID. at: unix seconds of its arrival. client: opaque hash of the client's key, "" where none is
-    asked for. upstream: its name in the settings.
+    id: hex digits of a UUID. at: unix seconds of its arrival. client: name of the client's key in the settings, ""
+    where none is asked for. upstream: its name in the settings.
     shape: how the text was located; "" where none was. strategy: what was sent ("off": the request as it came).
     eligible: a long text was located and the router was free to choose, so the holdout drew from it.
     holdout: drawn, and therefore sent as it came.
@@ -168,7 +168,7 @@ class RecordOutput(_Output):
     version: Literal[1] = 1
     id: str
     at: float = Field(description="Arrival, in seconds since 1970.")
-    client: str = Field(description="Opaque hash of the client's key; empty where none is asked for.")
+    client: str = Field(description="Name of the client's key in the settings; empty where none is asked for.")
     upstream: str
     api: str
     model: str

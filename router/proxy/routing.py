@@ -181,9 +181,9 @@ def consider(
     )
     if not considered.forced and (reason := _better_untouched(decision, located)):
         considered = replace(considered, strategy=FULL, reason=reason)
-    if considered.rewritten and not considered.forced and _drawn(raw, holdout):
+    if not considered.forced and _drawn(raw, holdout):
         reason = f"held out to measure the saving; {considered.strategy} would have been sent"
-        considered = replace(considered, strategy=FULL, reason=reason, holdout=True)
+        return replace(considered, strategy=FULL, reason=reason, holdout=True)
     if considered.strategy == FULL:
         wanted = bool(options.get("question_last", question_last))
         return replace(considered, body=_question_last(considered)) if wanted else considered

@@ -7,6 +7,7 @@ import socket
 import sys
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -63,12 +64,13 @@ class _Server(uvicorn.Server):
 
 def _protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
     class Protocol(HttpToolsProtocol):
-        """What uvicorn leaves out: a bound on the head, and the request target as it came."""
+        """What uvicorn leaves out: a bound on the head, the request target as it came, offers that are declined."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             self._head_bytes = 0
             self._in_head = True
+            self._offered = False
 
         def data_received(self, data: bytes) -> None:
             if self._in_head:
@@ -76,19 +78,44 @@ def _protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
                 if self._head_bytes > max_head_bytes + len(data):
                     self._refuse_head()
                     return
-            super().data_received(data)
+            self._unset_keepalive_if_required()
+            self._feed(data)
             if self._in_head and self._head_bytes > max_head_bytes:
                 self._refuse_head()
 
         def on_message_begin(self) -> None:
-            self._in_head, self._head_bytes = True, 0
+            self._in_head, self._head_bytes, self._offered = True, 0, False
             super().on_message_begin()
 
         def on_headers_complete(self) -> None:
             self._in_head = False
+            self._offered = self.parser.should_upgrade() and self._get_upgrade() not in (None, b"websocket")
+            if self._offered:
+                return
             super().on_headers_complete()
             if self.url.startswith(b"/"):
                 self.scope["longroute.target"] = bytes(self.url)  # type: ignore[typeddict-unknown-key]
+
+        def on_message_complete(self) -> None:
+            if not self._offered:
+                super().on_message_complete()
+
+        def _feed(self, data: bytes) -> None:
+            while data:
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as stopped:
+                    # The parser takes all behind the head for the other protocol, the request's body too. An offer
+                    # may be declined (RFC 9110, 7.8), so the request is read again without it.
+                    data = self._without_offer() + data[stopped.args[0] :] if self._offered else b""
+                except httptools.HttpParserError:
+                    self.send_400_response("Invalid HTTP request received.")
+                    return
+
+        def _without_offer(self) -> bytes:
+            kept = [b"%b: %b\r\n" % item for item in self.headers if item[0] != b"upgrade"]
+            return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, b"".join(kept))
 
         def _refuse_head(self) -> None:
             if not self.transport.is_closing():

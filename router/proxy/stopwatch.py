@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .records import Phase, Step
 
@@ -21,6 +22,15 @@ class Stopwatch:
         self._add()
         self.stage = stage
 
+    @contextmanager
+    def lent(self) -> Iterator[Stopwatch]:
+        """A watch that enters stages of this one until the block ends: a worker thread may be at work for longer."""
+        lent = _Lent(self)
+        try:
+            yield lent
+        finally:
+            lent.owner = None
+
     def stop(self) -> None:
         """Ends the stage under way, and the whole."""
         self._add()
@@ -30,3 +40,13 @@ class Stopwatch:
         now = self._clock()
         self.timings_s[self.stage] = self.timings_s.get(self.stage, 0.0) + now - self._entered
         self._entered = now
+
+
+class _Lent(Stopwatch):
+    def __init__(self, owner: Stopwatch) -> None:
+        super().__init__()
+        self.owner: Stopwatch | None = owner
+
+    def enter(self, stage: Step) -> None:
+        if (owner := self.owner) is not None:
+            owner.enter(stage)

@@ -88,8 +88,12 @@ class Compressed:
         )
 
     def _shorten(self, document: Document, question: str) -> Shortened:
-        compressor = self._by_kind.get(document.kind, self._compressor)
-        return compressor.compress([document.text], question=question, keep_rate=self._keep_rate)[0]
+        own = self._by_kind.get(document.kind)
+        for compressor in (own, self._compressor) if own else (self._compressor,):
+            [result] = compressor.compress([document.text], question=question, keep_rate=self._keep_rate)
+            if result.text.strip():  # one for a kind finds nothing to keep in what only bears its name: minified code
+                break
+        return result
 
 
 def _in_source(

@@ -94,6 +94,30 @@ def test_a_marker_belongs_to_the_end_of_the_stretch_before_it() -> None:
     assert result.source_offset(place + 8) == result.source_offset(before) + 1
 
 
+def test_a_marker_before_everything_belongs_to_the_beginning_of_what_follows() -> None:
+    text = source("alpha", "beta", "gamma")
+    [result] = Code(count=count, signature_share=0).compress([text], question="gamma", budget_tokens=80)
+    assert result.placed[0] > 0
+    assert {result.source_offset(place) for place in range(result.placed[0])} == {result.kept[0][0]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "VALUES = [\n" + "".join(f"    {n},\n" for n in range(2000)) + "]\n",
+        "".join(f".button{n} {{ margin: {n}px; }}\n" for n in range(300)),
+    ],
+    ids=["a table of data", "a style sheet"],
+)
+@pytest.mark.parametrize("question", ["", "What is 1234, or button123?"])
+def test_of_what_has_no_functions_lines_are_kept(text: str, question: str) -> None:
+    [result] = Code(count=count).compress([text], question=question, keep_rate=0.3)
+    assert 0.15 * result.tokens_before < result.tokens_after <= 0.3 * result.tokens_before
+    assert_true_offsets(text, result)
+    if question:
+        assert "123" in result.text
+
+
 @needs_grammar
 def test_a_function_that_does_not_fit_loses_the_blocks_that_matter_least() -> None:
     text = textwrap.dedent("""

@@ -97,6 +97,14 @@ def test_a_passage_that_is_larger_than_the_budget_is_shortened() -> None:
     assert results[1].text == ""
 
 
+def test_the_best_passage_is_shortened_rather_than_left_out_for_a_worse_one_that_fits() -> None:
+    text = "\n\n".join([passage(9, 60), passage(1, 10)])
+    compressor = QuestionAware(by_number, LongWords(), count=count, split=blank_lines)
+    [result] = compressor.compress([text], question="?", budget_tokens=20)
+    assert result.text and all(start < text.index("p1 ") for start, _ in result.kept)
+    assert_true_offsets(text, result)
+
+
 def test_better_passages_lose_less() -> None:
     text = text_of(3, 9, 6, 1)
     inner = LongWords()

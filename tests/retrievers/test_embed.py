@@ -167,3 +167,9 @@ def test_the_precision_chosen_for_this_processor_agrees_with_float32() -> None:
 def test_a_model_that_cannot_be_found_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match="no-such/model"):
         SentenceTransformerEmbedder("no-such/model", device="cpu").encode(["a"])
+
+
+@needs_model
+def test_lone_surrogates_are_read_as_question_marks() -> None:
+    vectors = SentenceTransformerEmbedder().encode(["broken \ud800 text", "broken ? text"])
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from longroute.compressors.color import Color
 from longroute.router.cli import main
 from longroute.router.outputs import OUTPUTS
 
@@ -230,6 +231,24 @@ def test_compress_shows_what_was_left_out(capsys: pytest.CaptureFixture[str], lo
     assert code == 0 and "tokens" in complained
     assert "[-" in printed
     assert printed.replace("[-", "").replace("-]", "").strip() == long_lease.read_text().strip()
+
+
+@pytest.mark.parametrize("options", [[], ["--show"]])
+def test_compress_prints_the_letters_of_the_source(
+    options: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "table.tsv"
+    path.write_bytes(b"name\tprice\r\n[b]\t1\r\n")
+    code, printed, _ = call(capsys, "compress", str(path), "--rate", "1", *options)
+    assert (code, printed) == (0, "name\tprice\r\n[b]\t1\r\n\n")
+
+
+def test_compress_shows_what_a_model_wrote_anew(
+    capsys: pytest.CaptureFixture[str], long_lease: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    color = Color(lambda prompts: ["No dogs."] * len(prompts), max_lost=1)
+    monkeypatch.setattr("longroute.router.assemble.make_compressor", lambda settings, name: color)
+    assert call(capsys, "compress", str(long_lease), "--show")[:2] == (0, "No dogs.\n")
 
 
 def test_compress_takes_a_budget_for_all_texts(capsys: pytest.CaptureFixture[str], long_lease: Path) -> None:

@@ -49,3 +49,4 @@ def test_compressor_shortens_documents_and_drops_what_says_nothing() -> None:
     assert short.metadata["tokens_after"] <= 0.2 * short.metadata["tokens_before"]
     few = LongrouteCompressor(budget_tokens=40).compress_documents([*documents, *documents], "How much is the rent?")
     assert sum(document.metadata["tokens_after"] for document in few) <= 40
+    assert LongrouteCompressor(budget_tokens=0).compress_documents(documents, "How much is the rent?") == []

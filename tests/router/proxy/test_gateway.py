@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import ssl
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -142,6 +146,24 @@ def test_an_upstream_that_does_not_answer_is_named_and_counted(
     assert len(counted) == 1 and counted[0].endswith(" 1.0")
 
 
+@pytest.mark.parametrize(
+    ("cause", "kind", "said"),
+    [
+        (ssl.SSLCertVerificationError(1, "certificate verify failed"), "tls", "certificate"),
+        (ConnectionRefusedError(111, "Connection refused"), "connect", "Connection refused"),
+        (socket.gaierror(-2, "Name or service not known"), "connect", "Name or service not known"),
+    ],
+)
+def test_why_an_upstream_cannot_be_reached_is_said(cause: OSError, kind: str, said: str, proxy: Proxy) -> None:
+    error = httpx.ConnectError("unreachable")
+    error.__cause__ = cause
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        cause.verify_message = "self-signed certificate"
+    proxy.upstream.answer = lambda sent: error
+    assert said in proxy.ask(SHORT).json()["error"]["message"]
+    assert proxy.metric(f'longroute_upstream_errors_total{{kind="{kind}",upstream="upstream"}}') == 1
+
+
 def test_a_stream_that_breaks_off_does_not_end_as_if_it_were_whole(proxy: Proxy) -> None:
     proxy.upstream.answer = lambda sent: Told(body=[b"data: 1\n\n", httpx.ReadError("reset")])
     sent: list[dict[str, object]] = []
@@ -201,6 +223,21 @@ def test_the_lists_of_models_are_put_together_and_a_silent_upstream_is_named(mak
     assert answer.headers["x-longroute-missing-upstreams"] == "own"
 
 
+def test_lists_of_models_are_asked_for_unpacked(make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(upstreams=TWO)
+    proxy.ask(path="/v1/models", method="GET", headers={"accept-encoding": "gzip", "if-none-match": "x"})
+    for upstream in proxy.upstreams:
+        assert not {b"accept-encoding", b"if-none-match"} & {name for name, _ in upstream.sent[0].headers}
+
+
+def test_where_no_upstream_lists_its_models_the_first_says_why(make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(upstreams=TWO)
+    for upstream in proxy.upstreams:
+        upstream.answer = lambda sent: Told(401, b'{"error": "wrong key"}')
+    answer = proxy.ask(path="/v1/models", method="GET")
+    assert (answer.status_code, answer.json()) == (401, {"error": "wrong key"})
+
+
 def test_an_unknown_upstream_or_strategy_is_a_clear_error(proxy: Proxy) -> None:
     for header in ("x-longroute-upstream", "x-longroute-strategy"):
         answer = proxy.ask(SHORT, headers={header: "nonsense"})
@@ -218,6 +255,84 @@ def test_an_offer_to_speak_http_2_is_ignored(proxy: Proxy) -> None:
     offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAEAAEAAAAIAAAAB"}
     assert proxy.ask(SHORT, headers=offer).status_code == 200
     assert not {b"upgrade", b"http2-settings", b"connection"} & {name for name, _ in proxy.sent.headers}
+
+
+def test_a_body_that_comes_in_pieces_goes_to_the_upstream_of_the_model_behind_them(make_proxy: MakeProxy) -> None:
+    """The openai library names the model of embeddings after their input."""
+    proxy = make_proxy(upstreams=TWO)
+    pieces = b'{"input": ["', b"x" * 100_000, b'"], "model": "llama-3"}'
+
+    async def ask(**headers: str) -> None:
+        async with proxy.client() as client:
+            typed = {"content-type": "application/json", **headers}
+            await client.post("/v1/embeddings", content=aiter_of(*pieces), headers=typed)
+
+    asyncio.run(ask())
+    asyncio.run(ask(**{"content-length": str(sum(map(len, pieces)))}))
+    assert [len(upstream.sent) for upstream in proxy.upstreams] == [0, 2]
+
+
+def test_the_beginning_of_a_long_body_is_waited_for_where_it_names_the_model(make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(upstreams=TWO, max_inspected_mb=1)
+    pieces = b"{", b'"model": "llama-3", "messages": [{"role": "user", "content": "', b"x" * (2 << 20), b'"}]}'
+
+    async def ask() -> None:
+        async with proxy.client() as client:
+            length = {"content-length": str(sum(map(len, pieces)))}
+            await client.post("/v1/chat/completions", content=aiter_of(*pieces), headers=length)
+
+    asyncio.run(ask())
+    assert [upstream.sent[0].body for upstream in proxy.upstreams if upstream.sent] == [b"".join(pieces)]
+    assert proxy.upstreams[1].sent
+
+
+def test_a_form_goes_to_the_upstream_of_its_model(make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(upstreams=TWO)
+    part = b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+    body = part % (b"model", b"llama-hears") + part % (b"file", b'{"model": "gpt-4o"}') + b"--b--\r\n"
+    proxy.ask(body, path="/v1/audio/transcriptions", headers={"content-type": "multipart/form-data; boundary=b"})
+    assert [len(upstream.sent) for upstream in proxy.upstreams] == [0, 1]
+
+
+def test_our_fields_are_taken_out_of_a_long_request_that_is_to_be_left_alone(proxy: Proxy) -> None:
+    body = chat(longroute={"prefer": "cheap"})
+
+    async def ask() -> None:
+        async with proxy.client() as client:
+            headers = {"content-type": "application/json", "x-longroute-strategy": "off"}
+            pieces = aiter_of(body[:10], body[10:70_000], body[70_000:])
+            await client.post("/v1/chat/completions", content=pieces, headers=headers)
+
+    asyncio.run(ask())
+    assert proxy.sent.json == json.loads(chat())
+
+
+def test_bodies_that_are_still_arriving_are_held_within_bounds(
+    make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, size, begun, rest = make_proxy(max_inspected_mb=1), 900 << 10, [], asyncio.Event()
+    send = proxy.upstream.send
+
+    async def sending(*args: Any, **options: Any) -> Any:
+        begun.append(1)
+        return await send(*args, **options)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"x" * size
+        await rest.wait()
+        yield b"x"
+
+    async def ask() -> None:
+        async with proxy.client() as client:
+            asking = [asyncio.ensure_future(client.post("/v1/chat/completions", content=slowly())) for _ in range(20)]
+            await asyncio.sleep(0.2)
+            assert 8 < len(begun) < 14  # these pass unread, the others are held
+            rest.set()
+            assert {answer.status_code for answer in await asyncio.gather(*asking)} == {200}
+
+    monkeypatch.setattr(proxy.upstream, "send", sending)
+    asyncio.run(ask())
+    assert {len(sent.body) for sent in proxy.upstream.sent} == {size + 1}
 
 
 def test_a_body_too_long_to_hold_goes_to_the_upstream_of_its_model(make_proxy: MakeProxy) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -227,6 +229,14 @@ def test_a_share_is_sent_as_it_came_so_that_the_saving_can_be_measured(make_prox
     assert held > 3 and routed > 3 and held + routed == 24
 
 
+def test_the_holdout_is_drawn_from_all_that_could_have_been_routed(make_proxy: MakeProxy) -> None:
+    """Were it drawn from the shortened ones alone, the two groups would differ by more than the routing."""
+    proxy = make_proxy(holdout=0.5, settings={"allowed": ("full",)})
+    drawn = [proxy.ask(chat(question=f"Who is the warden of station {number}?")).headers for number in range(16)]
+    assert {headers["x-longroute-strategy"] for headers in drawn} == {"full"}
+    assert 2 < sum("x-longroute-holdout" in headers for headers in drawn) < 14
+
+
 # ---- what fails ------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +306,26 @@ def test_past_the_time_budget_the_original_goes_out(make_proxy: MakeProxy, monke
     assert "TimeoutError" in answer.headers["x-longroute-reason"]
 
 
+def test_work_that_ends_too_late_does_not_count_as_what_came_after_it(
+    make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, prepare, late = make_proxy(budget_s=0.05), BaseRouter.prepare, threading.Event()
+
+    def slow(*args: Any, **options: Any) -> Any:
+        late.wait(5)
+        return prepare(*args, **options)
+
+    def answer(sent: Sent) -> Told:
+        late.set()
+        time.sleep(0.3)
+        return completion()
+
+    monkeypatch.setattr(BaseRouter, "prepare", slow)
+    proxy.upstream.answer = answer
+    timings_s = proxy.decision(proxy.ask(chat(), headers=RAG))["timings_s"]
+    assert "prepare" not in timings_s and timings_s["upstream_first_byte"] > 0.25
+
+
 def test_without_the_embedding_model_bm25_does_the_work(make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("longroute.retrievers.embed.installed", lambda: False)
     proxy = make_proxy(settings={"embedding_model": "default"})
@@ -324,6 +354,28 @@ def test_a_refusal_of_the_original_comes_back_as_it_is(proxy: Proxy) -> None:
     proxy.upstream.answer = lambda sent: Told(400, body)
     answer = proxy.ask(chat(), headers={"x-longroute-strategy": "full"})
     assert (answer.status_code, answer.content, len(proxy.upstream.sent)) == (400, body, 1)
+
+
+def test_a_refusal_longer_than_the_request_is_followed_by_the_original(proxy: Proxy) -> None:
+    """FastAPI's repeat in it what they refuse."""
+    repeated = b'{"detail": "%b"}' % (b"x" * (2 << 20))
+    proxy.upstream.answer = lambda sent: completion() if sent.body == chat() else Told(422, repeated)
+    assert proxy.ask(chat(), headers=RAG).json() == COMPLETION
+    proxy.upstream.answer = lambda sent: Told(422, repeated)
+    answer = proxy.ask(chat(), headers={"x-longroute-strategy": "full"})
+    assert (answer.status_code, answer.content) == (422, repeated)
+
+
+def test_a_refusal_that_cannot_be_unpacked_comes_back_as_it_is(proxy: Proxy) -> None:
+    proxy.upstream.answer = lambda sent: Told(400, b"not gzip", [(b"content-encoding", b"gzip")])
+
+    async def ask() -> tuple[int, bytes]:
+        async with proxy.client() as client:
+            sent = {"content-type": "application/json", "x-longroute-strategy": "full"}
+            async with client.stream("POST", "/v1/chat/completions", content=chat(), headers=sent) as answer:
+                return answer.status_code, b"".join([piece async for piece in answer.aiter_raw()])
+
+    assert asyncio.run(ask()) == (400, b"not gzip")
 
 
 def test_a_text_that_does_not_fit_after_all_is_rescued_by_a_shorter_strategy(proxy: Proxy) -> None:
@@ -437,6 +489,7 @@ def test_a_first_answer_that_serves_is_handed_on_as_it_came(several: Proxy) -> N
     answer = several.ask(chat(), headers={"x-longroute-strategy": "ask_twice"})
     assert answer.json() == COMPLETION and len(several.upstream.sent) == 1
     assert several.sent.prompt == f"PART\n\n{QUESTION}"
+    assert several.decision(answer)["usage"]["prompt_tokens"] == 120
 
 
 def test_a_first_answer_that_does_not_serve_leads_to_the_whole_text(several: Proxy) -> None:

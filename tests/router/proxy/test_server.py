@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -123,6 +124,31 @@ def test_a_head_without_end_is_cut_off(served: Served) -> None:
                 pass  # cut off while we were still talking
             assert not received or received.startswith(b"HTTP/1.1 431")
     assert httpx.get(f"{served.url}/healthz").json() == {"status": "ok"}
+
+
+OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n"
+
+
+@pytest.mark.parametrize("split", [0, 40, 300])
+@pytest.mark.parametrize(
+    "body", [b"content-length: 2\r\n\r\n{}", b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"]
+)
+def test_a_body_behind_an_offer_of_http_2_is_read(body: bytes, split: int, served: Served, upstream: Recorder) -> None:
+    """Java's client makes the offer with the first request of a connection."""
+    names = [upstream.add(Script((ANSWER,))) for _ in range(2)]
+    first, second = (b"POST /v1/x HTTP/1.1\r\nhost: x\r\nx-script: %b\r\n" % name for name in names)
+    sent = first + OFFER + body + second + b"connection: close\r\ncontent-length: 3\r\n\r\n[1]"
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        for piece in (sent[:split], sent[split:]):
+            client.sendall(piece)
+            time.sleep(0.05)
+        received = b""
+        while piece := client.recv(4096):
+            received += piece
+    assert received.count(b"HTTP/1.1 200 OK") == 2
+    assert [upstream.exchange(name, 5).body for name in names] == [b"{}", b"[1]"]
+    assert upstream.exchange(names[0], 5).header(b"http2-settings") is None
 
 
 def test_a_hundred_megabytes_pass_without_being_held(served: Served, upstream: Recorder) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import socket
 import ssl
 import sys
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -655,6 +657,34 @@ def test_failing_request_body_fails_the_request_and_closes(run: Run[None]) -> No
             await up.until(0)
 
     run(main())
+
+
+def test_a_request_that_failed_lets_go_of_its_body_at_once(run: Run[None]) -> None:
+    """Not when cyclic garbage is next collected: bodies are large."""
+
+    class Body:
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"begun"
+            raise RuntimeError
+
+    async def talk(peer: Peer) -> None:
+        await peer.gone()
+
+    async def main() -> None:
+        async with pool_to(talk) as (pool, _):
+            body = Body()
+            held = weakref.ref(body)
+            with suppress(RuntimeError):
+                await pool.send(b"POST", b"/", [(b"host", b"x")], body)
+            del body
+            await asyncio.sleep(0.05)
+            assert held() is None
+
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        gc.enable()
 
 
 def test_body_longer_than_allowed_is_given_up(run: Run[None]) -> None:

@@ -78,6 +78,17 @@ def test_code_may_have_a_compressor_of_its_own() -> None:
     assert (len(text.asked), len(code.asked)) == (0, 1)
 
 
+def test_where_the_one_for_code_keeps_nothing_the_general_one_does() -> None:
+    class Nothing(EverySecondWord):
+        def compress(self, texts: Sequence[str], *, question: str = "", keep_rate: float | None = None) -> list[Kept]:
+            return [Kept("") for _ in texts]
+
+    text = EverySecondWord([])
+    request = Request("What does f do?", (Document("one two three four", "min.js", kind="code"),), "model")
+    call = first_call(Compressed(text, by_kind={"code": Nothing([])}), request)
+    assert len(text.asked) == 1 and "one three" in call.messages[-1].content
+
+
 def test_the_footprint_follows_the_rate() -> None:
     features = Features(30_000, 20, 0, 1024, 0.0, 1, 0.2, {"lookup": 1.0}, None, "text")
     profile = ModelProfile("m", 128_000)
