@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ..errors import ConfigError
 from ..settings import ProxySettings
 from .headers import RequestHead
 
@@ -34,6 +35,8 @@ class Doorkeeper:
     """Compares keys in constant time: every key is looked at, through a digest, so neither length nor place shows."""
 
     def __init__(self, settings: ProxySettings) -> None:
+        if "admin" in settings.client_keys:
+            raise ConfigError("A client may not be called 'admin': records and limits would mistake it for the admin.")
         self._keys = [(name, _digest(key.get_secret_value().encode())) for name, key in settings.client_keys.items()]
         self._admin = _digest(settings.admin_key.get_secret_value().encode()) if settings.admin_key else None
         self.open = not self._keys

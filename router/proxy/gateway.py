@@ -23,7 +23,7 @@ from .headers import RequestHead, ours, read_request, with_key
 from .long_texts import LongTexts
 from .refusals import ClientGone, Refused, error_body
 from .routing import AUTO, OFF, Steering
-from .telemetry import Metrics
+from .telemetry import Metrics, log_fail_open
 from .texts import Api
 from .upstreams import Upstream, Upstreams
 from .wire import Headers
@@ -67,6 +67,9 @@ class Gateway:
             await self._refuse(scope, send, refusal, exchange)
         except ClientGone:
             pass  # without an end of the answer, the server closes the connection
+        except Exception as error:  # ours; its message may quote the request, so the server must not print it
+            log_fail_open(exchange.id if exchange else "", "relay", error)
+            await self._refuse(scope, send, Refused(500, None, "The proxy failed. Try again."), exchange)
         finally:
             self._metrics.in_flight -= 1
             if exchange is not None:
@@ -113,7 +116,15 @@ class Gateway:
                 await self._pass_on(exchange, upstream, api, _joined(body, rest))
         elif api is not None and self._worth_a_look(head, body, steering):
             with exchange.until_client_leaves():
-                await self._long_texts.serve(exchange, upstream, api, body, steering)
+                try:
+                    await self._long_texts.serve(exchange, upstream, api, body, steering)
+                except (Refused, ClientGone):
+                    raise
+                except Exception as error:
+                    if exchange.answering:
+                        raise
+                    log_fail_open(exchange.id, "relay", error)
+                    await self._pass_on(exchange, upstream, api, body)
         else:
             with exchange.until_client_leaves():
                 await self._pass_on(exchange, upstream, api, body)

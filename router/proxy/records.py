@@ -87,6 +87,11 @@ class Record:
     timings_s: Mapping[Phase, float] = field(default_factory=dict)
     citations: tuple[Shown, ...] = ()
 
+    @property
+    def failed(self) -> bool:
+        """The upstream answered with an error; that saves nothing, and is tried again."""
+        return self.status is not None and self.status >= 400
+
 
 class DecisionLog:
     """The last records, in memory, the oldest forgotten first. Safe to share between threads.

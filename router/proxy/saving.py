@@ -82,7 +82,7 @@ def held_out(request_id: str, share: float) -> bool:
 
 
 def measured(records: Sequence[Record]) -> Saving:
-    eligible = [record for record in records if record.eligible]
+    eligible = [record for record in records if record.eligible and not record.failed]
     tokens = _compare(eligible, _used_tokens, lambda r: _pair(r.tokens_before, r.tokens_after))
     cost = _compare(eligible, _used_dollars, lambda r: _pair(r.cost_before_usd, r.cost_after_usd))
     return Saving(len(eligible), tokens, cost, _quality(eligible), _statement(tokens))

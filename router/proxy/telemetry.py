@@ -105,7 +105,7 @@ class Metrics:
             (self._tokens, record.tokens_before, record.tokens_after),
             (self._cost, record.cost_before_usd, record.cost_after_usd),
         ):
-            if before is not None and after is not None:
+            if before is not None and after is not None and not record.failed:
                 counter.labels("before").inc(float(before))
                 counter.labels("after").inc(float(after))
         for phase, seconds in record.timings_s.items():

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import base64
 
+import pytest
+
+from longroute.router.errors import ConfigError
 from longroute.router.proxy.access import Caller, Doorkeeper, RateLimit
 from longroute.router.proxy.headers import RequestHead, read_request
 from longroute.router.settings import ProxySettings
@@ -61,3 +64,8 @@ def test_a_rate_fills_again_evenly_and_for_each_client_alone() -> None:
 def test_without_a_rate_nobody_waits() -> None:
     rate = RateLimit(None)
     assert not any(rate.wait_s("a") for _ in range(1000))
+
+
+def test_a_client_may_not_be_called_admin() -> None:
+    with pytest.raises(ConfigError, match="admin"):
+        doorkeeper(client_keys={"admin": "x"})

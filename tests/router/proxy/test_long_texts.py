@@ -292,6 +292,16 @@ def test_our_fields_do_not_reach_the_upstream_where_looking_at_them_fails(
     assert proxy.sent.json == json.loads(chat())
 
 
+@pytest.mark.parametrize("name", ["_headers", "record_of"])
+def test_even_a_failure_outside_of_every_stage_leaves_an_answer(
+    name: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(f"longroute.router.proxy.long_texts.{name}", raising(RuntimeError(SECRET)))
+    answer = proxy.ask(chat(), headers=RAG)
+    assert (answer.status_code, answer.json()) == (200, COMPLETION)
+    assert "hunter2" not in caplog.text
+
+
 def test_past_the_time_budget_the_original_goes_out(make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = make_proxy(budget_s=0.05)
 

@@ -196,3 +196,10 @@ def test_any_records_give_finite_numbers_in_order(records: list[Record], times: 
             assert all(map(math.isfinite, (low, found.share, high, found.before, found.after)))
             assert low <= found.share + 1e-9 and found.share <= high + 1e-9
             assert found.routed + found.holdout + found.left_out <= saving.eligible
+
+
+def test_what_the_upstream_refused_has_saved_nothing() -> None:
+    answered = eligible(1000, 500)
+    saving = measured([answered, replace(eligible(9000, 10), status=429)])
+    assert saving.eligible == 1
+    assert saving.tokens is not None and saving.tokens.share == pytest.approx(0.5)
