@@ -121,7 +121,7 @@ def test_chat_answers_are_valid(http: httpx.Client, validate: Validate, content:
 @pytest.mark.parametrize("content", [SHORT, LONG], ids=["short", "long"])
 @pytest.mark.parametrize("more", [{}, {"tools": [tool(flat=True)]}], ids=["text", "tool"])
 def test_responses_are_valid(http: httpx.Client, validate: Validate, content: str, more: Json) -> None:
-    body = {"model": "ada-1", "input": content} | more
+    body = {"model": "ada-1", "input": content, "store": False} | more
     validate("Response", answered(http, "/v1/responses", body, content == LONG))
     streamed = events(http, "/v1/responses", body)
     assert streamed[-1]["type"] == "response.completed"
