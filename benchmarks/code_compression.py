@@ -37,6 +37,7 @@ from longroute.router.tokens import estimate_tokens
 
 from .data import Record, data_directory, records
 from .machine import measured_on
+from .question_aware import Blind
 
 Floats = npt.NDArray[np.float64]
 
@@ -157,23 +158,6 @@ class WholeFunctions:
         shown = "".join(pieces)
         # Counted piece by piece, as it was chosen: rounded up a little, or down, in its favour or not.
         return Compressed(shown, tuple(kept), tuple(placed), _tokens(text), sum(_tokens(text[a:b]) for a, b in kept))
-
-
-class Blind:
-    """Token pruning that is not told the question, as LLMLingua-2 is not."""
-
-    def __init__(self, inner: Compressor) -> None:
-        self.inner = inner
-
-    def compress(
-        self,
-        texts: Sequence[str],
-        *,
-        question: str = "",
-        budget_tokens: int | None = None,
-        keep_rate: float | None = None,
-    ) -> list[Compressed]:
-        return self.inner.compress(texts, budget_tokens=budget_tokens, keep_rate=keep_rate)
 
 
 class RandomWords:

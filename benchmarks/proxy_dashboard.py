@@ -126,7 +126,7 @@ def main() -> None:
     def add(at: float) -> None:
         record = invented(random_, at, options.holdout)
         log.add(replace(record, status=None, usage=None))
-        log.update(record.id, status=record.status, usage=record.usage)
+        log.complete(record)
         metrics.completed(record)
 
     def keep_adding() -> None:

@@ -118,31 +118,6 @@ def no_gain(short: Footprint, full: Footprint, profile: ModelProfile) -> str:
 # ---- prompt caches ---------------------------------------------------------------------------------------------------
 
 
-def input_tokens_per_question(full_tokens: int, questions: int, write: float, read: float) -> float:
-    """Input of one of several questions about one cached document, in tokens at the plain input price.
-
-    write, read: price of writing to and reading from the cache over the input price.
-    """
-    return full_tokens * (write + (questions - 1) * read) / questions
-
-
-def break_even_questions(profile: ModelProfile, full_tokens: int, rag_tokens: int) -> int | None:
-    """From how many questions on, asked while the document stays cached, `full` costs less input than `rag`.
-
-    rag_tokens: input of one question by retrieval, uncached because its passages differ each time.
-    None where that never happens, or a price is unknown.
-    """
-    plain, cached = profile.input_usd_per_mtok, profile.cached_input_usd_per_mtok
-    if not plain or cached is None:
-        return None
-    read = float(cached / plain)
-    write = 1.0 if profile.cache_write_usd_per_mtok is None else float(profile.cache_write_usd_per_mtok / plain)
-    saving = rag_tokens - full_tokens * read  # of each question after the first, which pays the difference to writing
-    if saving <= 0:
-        return None
-    return max(1, math.floor(full_tokens * (write - read) / saving) + 1)
-
-
 @dataclass(frozen=True, slots=True)
 class _Sent:
     at_s: float

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..core import Prefer
 from ..errors import ConfigError, RouterError
 from ..outputs import DecideOutput, decide_output
 from ..settings import ProxySettings
@@ -17,7 +16,7 @@ from .access import Doorkeeper
 from .dashboard.routes import error
 from .headers import read_request
 from .long_texts import LongTexts
-from .routing import AUTO, OFF, Considered, Steering, consider
+from .routing import Considered, consider, steering_of
 from .stopwatch import Stopwatch
 from .texts import Api
 from .upstreams import Upstream, Upstreams
@@ -92,17 +91,11 @@ class DryRun:
 
     def _considered(self, raw: bytes, api: Api | None, ours: dict[str, str], watch: Stopwatch) -> Considered:
         upstream = self._upstream(raw, ours.get("upstream"))
-        strategy, prefer = ours.get("strategy"), ours.get("prefer")
-        known = (OFF, AUTO, *upstream.router.strategies)
-        if strategy is not None and strategy not in known:
-            raise ConfigError(f"x-longroute-strategy names no strategy. Known: {', '.join(known)}.")
-        if prefer is not None and prefer not in get_args(Prefer):
-            raise ConfigError(f"x-longroute-prefer must be one of {', '.join(get_args(Prefer))}.")
         return consider(
             raw,
             api,
             upstream.router,
-            Steering(strategy, prefer),
+            steering_of(ours, upstream.router),
             watch=watch,
             min_document_tokens=self._settings.min_document_tokens,
             question_last=self._settings.question_last,
@@ -119,10 +112,7 @@ class DryRun:
             ) from None
         if name is None:
             return self._upstreams.of_model(model if isinstance(model, str) else "")
-        if (named := self._upstreams.named(name)) is None:
-            known = ", ".join(upstream.name for upstream in self._upstreams.all)
-            raise ConfigError(f"x-longroute-upstream names no upstream. Known: {known}.")
-        return named
+        return self._upstreams.named(name)
 
 
 def _output(considered: Considered, watch: Stopwatch) -> ProxyDecideOutput:

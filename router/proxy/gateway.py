@@ -16,13 +16,14 @@ from typing import Any
 import httpx
 import orjson
 
+from ..errors import ConfigError
 from ..settings import ProxySettings
 from .access import Doorkeeper, RateLimit
 from .exchange import Exchange, Receive, Scope, Send
 from .headers import RequestHead, ours, read_request, with_key
 from .long_texts import LongTexts
 from .refusals import ClientGone, Refused, error_body
-from .routing import AUTO, OFF, Steering
+from .routing import OFF, Steering, steering_of
 from .telemetry import Metrics, log_fail_open
 from .texts import Api
 from .upstreams import Upstream, Upstreams
@@ -65,6 +66,8 @@ class Gateway:
             await self._serve(exchange)
         except Refused as refusal:
             await self._refuse(scope, send, refusal, exchange)
+        except ConfigError as error:  # an upstream, strategy or preference that there is not
+            await self._refuse(scope, send, Refused(400, "bad_request", str(error)), exchange)
         except ClientGone:
             pass  # without an end of the answer, the server closes the connection
         except Exception as error:  # ours; its message may quote the request, so the server must not print it
@@ -109,7 +112,7 @@ class Gateway:
             upstream = self._upstreams.all[0]  # none has a list: the first one says why
         if upstream.key:
             head.forwarded = with_key(head.forwarded, upstream.key, anthropic=exchange.path.startswith("/v1/messages"))
-        steering = self._steering(head, upstream)
+        steering = steering_of(head.ours, upstream.router)
         if rest is not None:
             exchange.uploaded = asyncio.Event()
             with exchange.until_client_leaves():
@@ -177,10 +180,7 @@ class Gateway:
         """
         name = exchange.head.ours.get("upstream")
         if name is not None:
-            if (named := self._upstreams.named(name)) is None:
-                known = ", ".join(upstream.name for upstream in self._upstreams.all)
-                raise Refused(400, "bad_request", f"x-longroute-upstream names no upstream. Known: {known}.")
-            return named
+            return self._upstreams.named(name)
         if self._upstreams.only is not None:
             return self._upstreams.only
         if exchange.method == "GET" and exchange.path.rstrip("/") == "/v1/models":
@@ -189,12 +189,6 @@ class Gateway:
             return self._upstreams.of_model(exchange.path.removeprefix("/v1/models/"))
         model = _model(body)
         return self._upstreams.of_model(model) if model else self._upstreams.all[0]
-
-    def _steering(self, head: RequestHead, upstream: Upstream) -> Steering:
-        strategy, known = head.ours.get("strategy"), (OFF, AUTO, *upstream.router.strategies)
-        if strategy is not None and strategy not in known:
-            raise Refused(400, "bad_request", f"x-longroute-strategy names no strategy. Known: {', '.join(known)}.")
-        return Steering(strategy, head.ours.get("prefer"))
 
     def _worth_a_look(self, head: RequestHead, body: bytes, steering: Steering) -> bool:
         long = len(body) >= self._settings.min_document_tokens * _BYTES_PER_TOKEN and steering.strategy != OFF

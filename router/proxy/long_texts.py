@@ -262,7 +262,7 @@ class LongTexts:
             usage=usage,
             timings_s=dict(watch.timings_s),
         )
-        self._log.add(record)
+        self._log.complete(record)
         self._metrics.completed(record)
         log_request(record)
         trace = {k.decode(): v.decode("latin-1") for k, v in exchange.head.forwarded if k in _TRACE_HEADERS}

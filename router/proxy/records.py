@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -110,14 +110,11 @@ class DecisionLog:
             if len(self._records) > self.limit:
                 self._records.popitem(last=False)
 
-    def update(self, id: str, **changes: Any) -> Record | None:
-        """The record with these fields changed; None where it has been forgotten meanwhile."""
+    def complete(self, record: Record) -> None:
+        """The record as it turned out, in its place; one that has been forgotten meanwhile stays so."""
         with self._lock:
-            record = self._records.get(id)
-            if record is None:
-                return None
-            self._records[id] = record = replace(record, **changes)
-            return record
+            if record.id in self._records:
+                self._records[record.id] = record
 
     def get(self, id: str, client: str | None) -> Record | None:
         with self._lock:

@@ -53,6 +53,17 @@ class Steering:
     prefer: str | None = None
 
 
+def steering_of(ours: Mapping[str, str], router: BaseRouter) -> Steering:
+    """From our request headers, without their prefix. Raises CannotFollow for what we do not know."""
+    strategy, prefer = ours.get("strategy"), ours.get("prefer")
+    known = (OFF, AUTO, *router.strategies)
+    if strategy is not None and strategy not in known:
+        raise CannotFollow(f"x-longroute-strategy names no strategy. Known: {', '.join(known)}.")
+    if prefer is not None and prefer not in get_args(Prefer):
+        raise CannotFollow(f"x-longroute-prefer must be one of {', '.join(get_args(Prefer))}.")
+    return Steering(strategy, prefer)
+
+
 @dataclass(frozen=True, slots=True)
 class Considered:
     """What became of a request.

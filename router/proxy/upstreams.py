@@ -94,8 +94,13 @@ class Upstreams:
         self.all = tuple(upstreams)
         self.only = upstreams[0] if len(upstreams) == 1 else None
 
-    def named(self, name: str) -> Upstream | None:
-        return next((upstream for upstream in self.all if upstream.name == name), None)
+    def named(self, name: str) -> Upstream:
+        """The one that the header x-longroute-upstream names. Raises ConfigError where there is none."""
+        for upstream in self.all:
+            if upstream.name == name:
+                return upstream
+        known = ", ".join(upstream.name for upstream in self.all)
+        raise ConfigError(f"x-longroute-upstream names no upstream. Known: {known}.")
 
     def of_model(self, model: str) -> Upstream:
         return next((upstream for upstream in self.all if upstream.serves(model)), self.all[0])

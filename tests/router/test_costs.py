@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from longroute.router.core import Footprint, ModelProfile, Usage
 from longroute.router.costs import (
     PromptCacheLedger,
-    break_even_questions,
     charge,
     estimate,
-    input_tokens_per_question,
     latency,
     no_gain,
     price,
@@ -128,32 +126,6 @@ def test_a_prompt_must_fit_with_its_answer_and_the_counting_error() -> None:
 
 
 # ---- caching ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("full_tokens", "questions", "tokens"),
-    [(32_000, m, t) for m, t in [(1, 40_000), (5, 10_560), (20, 5_040), (100, 3_568)]]
-    + [(128_000, m, t) for m, t in [(1, 160_000), (5, 42_240), (20, 20_160), (100, 14_272)]],
-)
-def test_input_per_question_of_a_cached_document(full_tokens: int, questions: int, tokens: int) -> None:
-    assert input_tokens_per_question(full_tokens, questions, write=1.25, read=0.1) == pytest.approx(tokens)
-
-
-@given(st.integers(1, 200_000), st.integers(1, 10_000))
-def test_break_even_is_the_first_question_count_at_which_full_is_cheaper(full_tokens: int, rag_tokens: int) -> None:
-    def full(questions: int) -> float:
-        return input_tokens_per_question(full_tokens, questions, write=1.25, read=0.1)
-
-    questions = break_even_questions(PRICED, full_tokens, rag_tokens)
-    if questions is None:
-        assert full(10**9) >= rag_tokens * (1 - 1e-6)
-    else:
-        assert full(questions) < rag_tokens * (1 + 1e-9)
-        assert questions == 1 or full(questions - 1) >= rag_tokens * (1 - 1e-9)
-
-
-def test_break_even_is_unknown_without_prices() -> None:
-    assert break_even_questions(UNPRICED, 1_000, 3_000) is None
 
 
 class Clock:

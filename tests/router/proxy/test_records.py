@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 
 from hypothesis import given
@@ -33,20 +34,20 @@ def test_a_client_without_a_key_does_not_see_those_with_one() -> None:
     assert log.recent(10, "") == []
 
 
-def test_an_update_completes_the_record_and_leaves_the_rest() -> None:
+def test_a_completed_record_takes_the_place_of_the_first() -> None:
     log = DecisionLog()
     log.add(record("1", "ada"))
-    assert log.update("1", status=200, usage=Usage(5, 0, 1)) == log.get("1", None)
+    log.complete(replace(record("1", "ada"), status=200, usage=Usage(5, 0, 1)))
     found = log.get("1", None)
     assert found is not None
     assert (found.status, found.client, found.usage) == (200, "ada", Usage(5, 0, 1))
 
 
-def test_updating_a_forgotten_record_does_not_bring_it_back() -> None:
+def test_completing_a_forgotten_record_does_not_bring_it_back() -> None:
     log = DecisionLog(limit=1)
     log.add(record("1"))
     log.add(record("2"))
-    assert log.update("1", status=200) is None
+    log.complete(replace(record("1"), status=200))
     assert [r.id for r in log.recent(10, None)] == ["2"]
 
 
