@@ -171,6 +171,17 @@ def test_a_hundred_megabytes_pass_without_being_held(served: Served, upstream: R
 # ---- stopping --------------------------------------------------------------------------------------------------------
 
 
+def refuses_connections(url: str) -> bool:
+    """A connection still in the backlog when the port closes is reset: that is no refusal yet."""
+    try:
+        httpx.get(f"{url}/readyz")
+    except httpx.ConnectError:
+        return True
+    except httpx.TransportError:
+        return False
+    return False
+
+
 def test_streams_under_way_finish_after_a_signal(upstream: Recorder, tmp_path: Path) -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     name = upstream.add(Script((head + chunked(b"data: 1\n\n"), HOLD, chunked(b"data: 2\n\n") + b"0\r\n\r\n")))
@@ -181,9 +192,8 @@ def test_streams_under_way_finish_after_a_signal(upstream: Recorder, tmp_path: P
             pieces = answer.iter_raw()
             assert next(pieces) == b"data: 1\n\n"
             served.process.send_signal(signal.SIGTERM)
-            with pytest.raises(httpx.ConnectError):
-                for _ in range(1000):
-                    httpx.get(f"{served.url}/readyz")
+            while not refuses_connections(served.url):
+                assert served.process.poll() is None
             upstream.exchange(name, 5).release()
             assert b"".join(pieces) == b"data: 2\n\n"
         assert served.process.wait(20) in (0, -signal.SIGTERM)
