@@ -18,8 +18,8 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from ..router.core import Answer, Call, Document, Message, Passage, Plan, Reply, Request
-from ..router.errors import ConfigError, ContextTooLong
+from ..router.core import Answer, Call, Document, Message, Outcome, Passage, Plan, Reply, Request
+from ..router.errors import ConfigError, ContextTooLong, RouterError
 from ..router.tokens import estimate_tokens
 from .cache import Cache, MemoryCache, key_of
 from .corpus import CHUNK_TOKENS, Corpus, corpus_of, passages
@@ -57,7 +57,7 @@ class Found:
     unreadable: int = 0
 
 
-Search = Generator[Call | tuple[Call, ...], Reply | tuple[Reply, ...], Found]
+Search = Generator[Call | tuple[Call, ...], Reply | tuple[Outcome, ...], Found]
 """A part of a plan: another plan gets the passages by `found = yield from in_context.search(...)`."""
 
 
@@ -107,7 +107,7 @@ class InContext:
                 for number, part in enumerate(parts, start=1)
             )
             replies = yield asked if len(asked) > 1 else asked[0]
-            texts = [reply.text for reply in (replies if isinstance(replies, tuple) else (replies,))]
+            texts = _texts(replies if isinstance(replies, tuple) else (replies,))
             lists = [
                 [number - 1 for number in named_ids(text, {chunk + 1 for chunk in part})][: self.top_k]
                 for part, text in zip(parts, texts, strict=True)
@@ -191,6 +191,16 @@ class InContext:
             final=False,
             question=question,
         )
+
+
+def _texts(outcomes: Sequence[Outcome]) -> list[str]:
+    """Raises the first failure: what stands in a part that was not read may be the best there is."""
+    texts = []
+    for outcome in outcomes:
+        if isinstance(outcome, RouterError):
+            raise outcome
+        texts.append(outcome.text)
+    return texts
 
 
 class InContextRetriever:

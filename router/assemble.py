@@ -6,6 +6,7 @@ Registries are dicts of small factories: adding a strategy, policy or backend is
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,17 +59,16 @@ class Router(BaseRouter):
         profile_of: Callable[[str], ModelProfile] | None = None,
         **overrides: Any,
     ) -> None:
-        from . import tokens
-
         if settings is not None and overrides:
             raise ConfigError(f"Pass either ready settings or single ones, not both: {', '.join(overrides)}.")
         self.settings = settings = settings or load_settings(**overrides)
+        parts = make_parts(settings, retriever, profile_of)
         super().__init__(
             backend=backend or make_backend(settings),
-            strategies=make_strategies(settings, retriever or make_retriever(settings)),
+            strategies=make_strategies(parts),
             policy=policy or make_policy(settings.policy),
-            profile_of=profile_of or make_profiles(settings),
-            counter_of=lambda profile: tokens.counter_for(str(settings.tokenizer or profile.tokenizer)),
+            profile_of=parts.profile_of,
+            counter_of=parts.counter_of,
             evidence=make_evidence_source(),
             defaults=Request(
                 question="",
@@ -93,32 +93,61 @@ def make_profiles(settings: Settings) -> Callable[[str], ModelProfile]:
 # ---- strategies and policies -----------------------------------------------------------------------------------------
 
 
-def make_strategies(settings: Settings, retriever: Retriever) -> dict[str, Strategy]:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What strategies are made of."""
+
+    settings: Settings
+    retriever: Retriever
+    profile_of: Callable[[str], ModelProfile]
+
+    def counter_of(self, profile: ModelProfile) -> TokenCounter:
+        """Counts as the model does, or as the configured tokenizer does."""
+        from . import tokens
+
+        return tokens.counter_for(str(self.settings.tokenizer or profile.tokenizer))
+
+
+def make_parts(
+    settings: Settings,
+    retriever: Retriever | None = None,
+    profile_of: Callable[[str], ModelProfile] | None = None,
+) -> Parts:
+    """The configured parts, but for those that are given."""
+    return Parts(settings, retriever or make_retriever(settings), profile_of or make_profiles(settings))
+
+
+def make_strategies(parts: Parts) -> dict[str, Strategy]:
     """Every strategy by name."""
-    return {name: make(settings, retriever) for name, make in _STRATEGIES.items()}
+    return {name: make(parts) for name, make in _STRATEGIES.items()}
 
 
-def _full(settings: Settings, retriever: Retriever) -> Strategy:
+def strategy_names() -> tuple[str, ...]:
+    return tuple(_STRATEGIES)
+
+
+def _full(parts: Parts) -> Strategy:
     from .strategies.full import Full
 
     return Full()
 
 
-def _rag(settings: Settings, retriever: Retriever) -> Strategy:
+def _rag(parts: Parts) -> Strategy:
     from .strategies.rag import Rag
 
-    return Rag(retriever, settings.rag_budget_tokens)
+    return Rag(parts.retriever, parts.settings.rag_budget_tokens)
 
 
-def _compressed(settings: Settings, retriever: Retriever) -> Strategy:
+def _compressed(parts: Parts) -> Strategy:
     from .strategies.compressed import Compressed
 
+    settings = parts.settings
     code = _Lazily(partial(make_compressor, settings, "code"))
     text = _Lazily(partial(make_compressor, settings, settings.compressor))
     return Compressed(text, settings.compressed_keep_rate, by_kind={"code": code})
 
 
-_STRATEGIES: Mapping[str, Callable[[Settings, Retriever], Strategy]] = {
+_STRATEGIES: Mapping[str, Callable[[Parts], Strategy]] = {
     "full": _full,
     "rag": _rag,
     "compressed": _compressed,

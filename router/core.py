@@ -2,8 +2,8 @@
 
     Request ──features──▶ Features ──policy──▶ Decision ──strategy──▶ Plan (model calls) ──backend──▶ Answer
 
-Nothing here does any work and nothing here imports the rest of longroute. Offsets count characters (Unicode code
-points) of `Document.text`, `end` exclusive. Money is in US dollars as `Decimal`; None means unknown, never free.
+Nothing here does any work, and of the rest of longroute only the errors are imported. Offsets count characters (Unicode
+code points) of `Document.text`, `end` exclusive. Money is in US dollars as `Decimal`; None means unknown, never free.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal, Protocol
+
+from .errors import RouterError
 
 Prefer = Literal["quality", "balanced", "cheap"]
 Task = Literal["lookup", "reasoning", "comparison", "aggregation", "summary", "unanswerable", "code"]
@@ -39,12 +41,16 @@ class Document:
 
     id: shown in citations and unique within a request; empty means the router names it (`document-1`, ...).
     page_starts: offset of the first character of each page, where the source has pages; else empty.
+    speaker, time: who said it and when, where the document is one turn of a conversation; consecutive turns belong
+    together. Neither is part of `text`.
     """
 
     text: str
     id: str = ""
     kind: Kind = "text"
     page_starts: tuple[int, ...] = ()
+    speaker: str = ""
+    time: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +327,20 @@ class CallRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What one path of a strategy of several calls left behind, for those who want to look.
+
+    read: what each call was shown, in its order; () for a call that failed, whose text is unread.
+    notes: what was known after each of them (Chain-of-Agents: the communication units).
+    answer: what this path alone answered; empty where it was not asked.
+    """
+
+    read: tuple[tuple[Passage, ...], ...]
+    notes: tuple[str, ...]
+    answer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What comes out.
 
@@ -328,6 +348,8 @@ class Answer:
     citations: the passages the answer rests on, best first; passages: everything the last call was shown,
     empty where that was the whole text.
     notes: what went differently from the decision (a fallback, a retry), for a person to read.
+    unread: stretches of the documents that no call has seen, where the strategy was to read all of them.
+    work: how strategies of several calls came to it, by path.
     """
 
     text: str
@@ -339,13 +361,19 @@ class Answer:
     calls: tuple[CallRecord, ...] = ()
     decision: Decision | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    unread: tuple[Passage, ...] = ()
+    work: tuple[Work, ...] = field(default=(), repr=False)
 
 
 # ---- the parts -------------------------------------------------------------------------------------------------------
 
-Plan = Generator[Call | tuple[Call, ...], Reply | tuple[Reply, ...], Answer]
-"""The calls of one strategy. Yields a Call and is sent its Reply, or yields a tuple of Calls that may run side by side
-and is sent their Replies in the same order. Returns the Answer. Nothing has run until it is advanced."""
+Outcome = Reply | RouterError
+"""What became of one call."""
+
+Plan = Generator[Call | tuple[Call, ...], Reply | tuple[Outcome, ...], Answer]
+"""The calls of one strategy. Yields a Call and is sent its Reply; where the call fails, the error is thrown in. Or
+yields a tuple of Calls that may run side by side and is sent what became of each, in the same order. Returns the
+Answer. Nothing has run until it is advanced."""
 
 
 class Strategy(Protocol):
@@ -354,8 +382,11 @@ class Strategy(Protocol):
     def footprint(self, features: Features, profile: ModelProfile) -> Footprint:
         """What carrying it out would take. Pure and fast."""
 
-    def plan(self, request: Request) -> Plan:
-        """The calls to make. Retrieval and compression happen when the plan is advanced, not before."""
+    def plan(self, request: Request, features: Features) -> Plan:
+        """The calls to make. Retrieval and compression happen when the plan is advanced, not before.
+
+        features: what was decided upon.
+        """
 
 
 class Policy(Protocol):

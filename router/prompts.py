@@ -100,7 +100,7 @@ def _messages(task: str, text: str, question: str, instructions: str) -> tuple[M
 
 
 def _fence(label: str, name: str, text: str) -> str:
-    key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     return f"<{label} {key} name={_one_line(name)!r}>\n{text}\n</{label} {key}>"
 
 

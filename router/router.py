@@ -38,7 +38,7 @@ from .core import (
 from .costs import PromptCacheLedger, charge, estimate, no_gain
 from .errors import ConfigError, ContextTooLong, DocumentError
 from .features import extract
-from .run import arun, astream, run, stream
+from .run import Listener, arun, astream, run, stream
 
 Documents = str | Document | Sequence[str | Document]
 
@@ -106,22 +106,29 @@ class BaseRouter:
         """Which strategy, why, and what the others would bring. Sends nothing and embeds nothing."""
         return self._decide(self._request(question, documents, options))
 
-    def answer(self, question: str, documents: Documents, **options: Unpack[Options]) -> Answer:
-        """Decide, carry out, answer. Blocks until the answer is complete."""
-        request, decision = self.prepare(question, documents, **options)
-        return self._learn(request, run(self.plan(request, decision), self._backend))
+    def answer(
+        self, question: str, documents: Documents, *, listener: Listener | None = None, **options: Unpack[Options]
+    ) -> Answer:
+        """Decide, carry out, answer. Blocks until the answer is complete.
 
-    async def aanswer(self, question: str, documents: Documents, **options: Unpack[Options]) -> Answer:
+        listener: told of every model call and what became of it, as it ends; here and in the three below.
+        """
+        request, decision = self.prepare(question, documents, **options)
+        return self._learn(request, run(self.plan(request, decision), self._backend, listener))
+
+    async def aanswer(
+        self, question: str, documents: Documents, *, listener: Listener | None = None, **options: Unpack[Options]
+    ) -> Answer:
         """`answer` for asynchronous callers. Cancelling it cancels every outstanding model call."""
         request, decision = await asyncio.to_thread(partial(self.prepare, question, documents, **options))
-        return self._learn(request, await arun(self.plan(request, decision), self._backend))
+        return self._learn(request, await arun(self.plan(request, decision), self._backend, listener))
 
     def stream(
-        self, question: str, documents: Documents, **options: Unpack[Options]
+        self, question: str, documents: Documents, *, listener: Listener | None = None, **options: Unpack[Options]
     ) -> Generator[str | Answer, None, None]:
         """Pieces of the answer's text as they come, then the whole Answer, once, last."""
         request, decision = self.prepare(question, documents, **options)
-        with closing(stream(self.plan(request, decision), self._backend)) as pieces:
+        with closing(stream(self.plan(request, decision), self._backend, listener)) as pieces:
             for piece in pieces:
                 yield piece if isinstance(piece, str) else self._learn(request, piece)
 
@@ -148,11 +155,11 @@ class BaseRouter:
         await self._backend.aclose()
 
     async def astream(
-        self, question: str, documents: Documents, **options: Unpack[Options]
+        self, question: str, documents: Documents, *, listener: Listener | None = None, **options: Unpack[Options]
     ) -> AsyncGenerator[str | Answer, None]:
         """`stream` for asynchronous callers."""
         request, decision = await asyncio.to_thread(partial(self.prepare, question, documents, **options))
-        async with aclosing(astream(self.plan(request, decision), self._backend)) as pieces:
+        async with aclosing(astream(self.plan(request, decision), self._backend, listener)) as pieces:
             async for piece in pieces:
                 yield piece if isinstance(piece, str) else self._learn(request, piece)
 
@@ -166,13 +173,13 @@ class BaseRouter:
     def plan(self, request: Request, decision: Decision) -> Plan:
         """The decided strategy's plan; where the server says that the text does not fit after all, a smaller one's."""
         try:
-            answer = yield from self._strategies[decision.strategy].plan(request)
+            answer = yield from self._strategies[decision.strategy].plan(request, decision.features)
             return replace(answer, strategy=decision.strategy, decision=decision)
         except ContextTooLong as error:
             rescue = smaller(decision)
             if rescue is None:
                 raise
-            answer = yield from self._strategies[rescue].plan(request)
+            answer = yield from self._strategies[rescue].plan(request, decision.features)
             note = f"{decision.strategy} did not fit after all, so {rescue} answered. The server said: {error}"
             return replace(answer, strategy=rescue, decision=decision, notes=(note, *answer.notes))
 

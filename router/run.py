@@ -4,9 +4,9 @@
 may block (retrieval, compression), so the asynchronous drivers advance it in a worker thread. Backends are asynchronous
 only; the synchronous drivers run them on one background event loop, which works inside notebooks and other loops too.
 
-A failed call is thrown into the plan at the point where it waits, so a plan may handle it (another strategy, one
-worker skipped). Once pieces of an answer were handed out, the failure goes to the caller instead: what was said cannot
-be unsaid.
+A failed call is thrown into the plan at the point where it waits, so a plan may handle it (another strategy); of calls
+side by side each failure is handed in beside the others' replies (one worker skipped). Once pieces of an answer were
+handed out, the failure goes to the caller instead: what was said cannot be unsaid.
 """
 
 from __future__ import annotations
@@ -17,32 +17,34 @@ import os
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from .core import Answer, Backend, Call, CallRecord, Plan, Reply, Usage
+from .core import Answer, Backend, Call, CallRecord, Outcome, Plan, Reply, Usage
 from .errors import RouterError
 
 T = TypeVar("T")
 Calls = Call | tuple[Call, ...]
-Replies = Reply | tuple[Reply, ...]
+Outcomes = Outcome | tuple[Outcome, ...]
+Listener = Callable[[Call, Outcome], None]
+"""Told of every call and what became of it, as it ends. Runs on the event loop, so it must be quick."""
 
 
-def run(plan: Plan, backend: Backend) -> Answer:
+def run(plan: Plan, backend: Backend, listener: Listener | None = None) -> Answer:
     """Carry out a plan and return its answer. Blocks; works inside a running event loop too, though it stalls it."""
-    trace = _Trace()
+    trace = _Trace(listener)
     step = _advance(plan, None)
     while not isinstance(step, Answer):
         step = _advance(plan, _wait(_perform(step, backend, trace)))
     return trace.complete(step)
 
 
-async def arun(plan: Plan, backend: Backend) -> Answer:
+async def arun(plan: Plan, backend: Backend, listener: Listener | None = None) -> Answer:
     """`run` for asynchronous callers. Cancelling it cancels every outstanding call."""
-    trace = _Trace()
+    trace = _Trace(listener)
     try:
         step = await asyncio.to_thread(_advance, plan, None)
         while not isinstance(step, Answer):
@@ -53,13 +55,13 @@ async def arun(plan: Plan, backend: Backend) -> Answer:
     return trace.complete(step)
 
 
-async def astream(plan: Plan, backend: Backend) -> AsyncGenerator[str | Answer, None]:
+async def astream(plan: Plan, backend: Backend, listener: Listener | None = None) -> AsyncGenerator[str | Answer, None]:
     """Yields the pieces of the answer as they come, then the whole Answer, once, last."""
-    trace = _Trace()
+    trace = _Trace(listener)
     try:
         step = await asyncio.to_thread(_advance, plan, None)
         while not isinstance(step, Answer):
-            outcome: Replies | RouterError | None = None
+            outcome: Outcomes | None = None
             if isinstance(step, Call) and step.final:
                 async with aclosing(_pieces(step, backend, trace)) as pieces:
                     async for piece in pieces:
@@ -75,28 +77,28 @@ async def astream(plan: Plan, backend: Backend) -> AsyncGenerator[str | Answer, 
     yield trace.complete(step)
 
 
-def ask_all(calls: Sequence[Call], backend: Backend) -> list[Reply | RouterError]:
+def ask_all(calls: Sequence[Call], backend: Backend) -> list[Outcome]:
     """Each call's reply or failure, in order; side by side. Blocks."""
 
-    async def one(call: Call) -> Reply | RouterError:
+    async def one(call: Call) -> Outcome:
         try:
             return await backend.generate(call)
         except RouterError as error:
             return error
 
-    async def all_of_them() -> list[Reply | RouterError]:
+    async def all_of_them() -> list[Outcome]:
         return await asyncio.gather(*map(one, calls))
 
     return _wait(all_of_them())
 
 
-def stream(plan: Plan, backend: Backend) -> Generator[str | Answer, None, None]:
+def stream(plan: Plan, backend: Backend, listener: Listener | None = None) -> Generator[str | Answer, None, None]:
     """`astream` for synchronous callers. Closing the generator early cancels the outstanding calls."""
     arrived: queue.SimpleQueue[str | Answer | None] = queue.SimpleQueue()
 
     async def pump() -> None:
         try:
-            async with aclosing(astream(plan, backend)) as pieces:
+            async with aclosing(astream(plan, backend, listener)) as pieces:
                 async for piece in pieces:
                     arrived.put(piece)
         finally:
@@ -111,7 +113,7 @@ def stream(plan: Plan, backend: Backend) -> Generator[str | Answer, None, None]:
         pumping.cancel()
 
 
-def _advance(plan: Plan, outcome: Replies | RouterError | None) -> Calls | Answer:
+def _advance(plan: Plan, outcome: Outcomes | None) -> Calls | Answer:
     """Send the outcome of the last step into the plan; return its next calls, or its answer when it has finished."""
     try:
         return plan.throw(outcome) if isinstance(outcome, RouterError) else plan.send(outcome)  # type: ignore[arg-type]
@@ -125,23 +127,20 @@ def _close(plan: Plan) -> None:
         plan.close()
 
 
-async def _perform(step: Calls, backend: Backend, trace: _Trace) -> Replies | RouterError:
-    """Run one step's calls, side by side where there are several. The first failure cancels the others."""
+async def _perform(step: Calls, backend: Backend, trace: _Trace) -> Outcomes:
+    """Run one step's calls, side by side where there are several."""
+    if isinstance(step, Call):
+        return await trace.timed(step, backend)
+    tasks = [asyncio.ensure_future(trace.timed(call, backend)) for call in step]
     try:
-        if isinstance(step, Call):
-            return await trace.timed(step, backend)
-        tasks = [asyncio.ensure_future(trace.timed(call, backend)) for call in step]
-        try:
-            return tuple(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-    except RouterError as error:
-        return error
+        return tuple(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pieces(call: Call, backend: Backend, trace: _Trace) -> AsyncGenerator[str | Reply | RouterError, None]:
+async def _pieces(call: Call, backend: Backend, trace: _Trace) -> AsyncGenerator[str | Outcome, None]:
     """Pieces of one streamed call, then its Reply, or the error where nothing had been handed out yet."""
     started = time.perf_counter()
     handed_out = False
@@ -156,24 +155,35 @@ async def _pieces(call: Call, backend: Backend, trace: _Trace) -> AsyncGenerator
     except RouterError as error:
         if handed_out:
             raise
+        trace.tell(call, error)
         yield error
 
 
 class _Trace:
     """Collects what the calls of one plan took."""
 
-    def __init__(self) -> None:
+    def __init__(self, listener: Listener | None) -> None:
         self.records: list[CallRecord] = []
+        self._listener = listener
 
-    async def timed(self, call: Call, backend: Backend) -> Reply:
+    async def timed(self, call: Call, backend: Backend) -> Outcome:
         started = time.perf_counter()
-        reply = await backend.generate(call)
+        try:
+            reply = await backend.generate(call)
+        except RouterError as error:
+            self.tell(call, error)
+            return error
         self.add(call, reply, started)
         return reply
 
     def add(self, call: Call, reply: Reply, started: float) -> None:
         elapsed = time.perf_counter() - started
         self.records.append(CallRecord(call.purpose, reply.usage, elapsed, reply.finish_reason, reply.notes))
+        self.tell(call, reply)
+
+    def tell(self, call: Call, outcome: Outcome) -> None:
+        if self._listener is not None:
+            self._listener(call, outcome)
 
     def complete(self, answer: Answer) -> Answer:
         usages = [record.usage for record in self.records]

@@ -19,7 +19,7 @@ BASE = ("router.core", "router.errors", "router.tokens")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "": ("router",),  # the lazy front door
     "__main__": ("router.cli",),
-    "router.core": (),
+    "router.core": ("router.errors",),
     "router.errors": (),
     "router.tokens": BASE,
     "router.models": BASE,

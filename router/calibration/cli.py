@@ -65,7 +65,7 @@ def run_command(
 
     Example: `longroute calibrate run questions.jsonl --model gpt-4o-mini --max-cost 5`
     """
-    from ..assemble import make_retriever, make_strategies
+    from ..assemble import strategy_names
     from ..settings import load_settings
     from .dataset import read_dataset
     from .partitions import run_on_ray
@@ -74,7 +74,7 @@ def run_command(
     settings = load_settings(base_url=base_url)
     dataset = read_dataset(questions, scorer)
     options = Options(
-        strategies=tuple(strategy or make_strategies(settings, make_retriever(settings))),
+        strategies=tuple(strategy or strategy_names()),
         models=tuple(model or [settings.model]),
         judge=judge,
         temperature=temperature,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..assemble import make_retriever, make_strategies
+from ..assemble import make_parts, make_strategies
 from ..core import Document, Features
 from ..errors import CalibrationError
 from ..settings import Settings
@@ -82,7 +82,7 @@ class _Row:
 
 def _joined(cases: Iterable[_Case], settings: Settings, strategies: Mapping[str, str] | None) -> Imported:
     observer = Observer(settings)
-    ours = make_strategies(settings, make_retriever(settings))
+    ours = make_strategies(make_parts(settings))
     left_out: Counter[str] = Counter()
     outcomes = []
     read_as: dict[str, str] = {}

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..assemble import Router, make_backend, make_retriever, make_strategies
+from ..assemble import Router, make_backend, make_parts, make_retriever, make_strategies
 from ..core import Backend, Call, Features, Reply, Usage
 from ..costs import charge, price
 from ..errors import BackendError, CalibrationError, ConfigError, MissingExtra, RouterError
@@ -221,7 +221,7 @@ class _Run:
         self._on_progress = on_progress
         retriever = make_retriever(settings)
         self._router = Router(settings, backend=backend, retriever=retriever)
-        self._installed = make_strategies(settings, retriever)
+        self._installed = make_strategies(make_parts(settings, retriever))
         self._observer = Observer(settings)
         self._models = tuple(dict.fromkeys(options.models))
         self._strategies = tuple(dict.fromkeys(options.strategies))

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import reduce
 from typing import Any, TypeVar
 
 import httpx
 
 from ..backends.complaint import parse_complaint
-from ..core import Answer, Call, Reply, Usage
+from ..core import Answer, Call, Outcome, Usage
 from ..costs import charge
 from ..errors import BackendUnavailable, ContextTooLong, NoFeasibleStrategy, RouterError
 from ..router import BaseRouter, smaller
@@ -152,49 +151,50 @@ class LongTexts:
         self, exchange: Exchange, upstream: Upstream, api: Api, considered: Considered, watch: Stopwatch
     ) -> tuple[Considered, Whole | None]:
         """Make the calls of a strategy that needs several, up to the last, which is the caller's own."""
-        last: Whole | None = None
+        said: dict[str, Whole] = {}  # the upstream's answers to the caller's own question, by their text
         while (step := considered.step) is not None:
             watch.enter("plan")
-            outcome, last = await self._perform(exchange, upstream, api, step, last)
-            resumed = await self.in_thread(lambda c=considered, o=outcome: resume(c, o, upstream.router))  # type: ignore[misc]
+            outcomes = await self._perform(exchange, upstream, api, step, said)
+            resumed = await self.in_thread(lambda c=considered, o=outcomes: resume(c, o, upstream.router))  # type: ignore[misc]
             if isinstance(resumed, Answer):
-                if last is None:
-                    raise RuntimeError("the strategy gave up before it had asked the caller's question")
-                return replace(considered, step=None, shown=step.calls[-1].passages), last
+                if resumed.text not in said:
+                    raise RuntimeError("the strategy ended with an answer that is not the upstream's")
+                return replace(considered, step=None, shown=resumed.passages), said[resumed.text]
             considered = resumed
         return considered, None
 
     async def _perform(
-        self, exchange: Exchange, upstream: Upstream, api: Api, step: Step, last: Whole | None
-    ) -> tuple[tuple[Reply, ...] | RouterError, Whole | None]:
-        """Replies in order, or the first failure, which cancels the rest; and the last answer to the caller's own."""
+        self, exchange: Exchange, upstream: Upstream, api: Api, step: Step, said: dict[str, Whole]
+    ) -> tuple[Outcome, ...]:
+        """What became of each call, in order. Answers to the caller's own question are added to `said`."""
 
-        async def one(call: Call, body: bytes | None) -> tuple[Reply, Whole]:
+        async def one(call: Call, body: bytes | None) -> Outcome:
             sent = call_body(api, step.original, call) if body is None else body
             try:
                 response = await exchange.ask(upstream, sent, len(sent))
                 whole = Whole(response.status, response.headers, await response.read(_REPLY_BYTES), counted=True)
+                if whole.status != 200:
+                    return parse_complaint(whole.body[:_COMPLAINT_BYTES]).error(
+                        whole.status, call, server=upstream.name, key="the caller's key"
+                    )
+                reply = reply_of(api, _decoded(whole), value_of(whole.headers, b"content-type"))
             except (Refused, httpx.HTTPError) as error:
-                raise BackendUnavailable(f"{upstream.name} broke off a call ({type(error).__name__}).") from None
-            if whole.status != 200:
-                raise parse_complaint(whole.body[:_COMPLAINT_BYTES]).error(
-                    whole.status, call, server=upstream.name, key="the caller's key"
-                )
-            return reply_of(api, _decoded(whole), value_of(whole.headers, b"content-type")), whole
+                return BackendUnavailable(f"{upstream.name} broke off a call ({type(error).__name__}).")
+            except RouterError as error:
+                return error
+            exchange.spent += reply.usage
+            if body is not None:
+                said[reply.text] = whole
+            profile = upstream.router.profile_of(call.model)
+            return replace(reply, usage=charge(reply.usage, profile))
 
         tasks = [asyncio.ensure_future(one(c, b)) for c, b in zip(step.calls, step.bodies, strict=True)]
         try:
-            results = await asyncio.gather(*tasks)
-        except RouterError as error:
-            return error, last
+            return tuple(await asyncio.gather(*tasks))
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        exchange.spent = reduce(Usage.__add__, (reply.usage for reply, _ in results), exchange.spent)
-        for (_, whole), body in zip(results, step.bodies, strict=True):
-            last = last if body is None else whole
-        return tuple(reply for reply, _ in results), last
 
     # ---- the upstream's answer ---------------------------------------------------------------------------------------
 

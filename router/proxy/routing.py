@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 import orjson
 
-from ..core import Answer, Call, Decision, Passage, Plan, Prefer, Reply, Request
+from ..core import Answer, Call, Decision, Outcome, Passage, Plan, Prefer, Request
 from ..errors import ConfigError, NoFeasibleStrategy, RouterError
 from ..router import BaseRouter, Options
 from .anthropic import read_messages
@@ -219,11 +219,11 @@ def rescue(considered: Considered, router: BaseRouter, strategy: str) -> Conside
     return _advance(rescued, router.plan(considered.request, decision), orjson.loads(considered.raw), router)
 
 
-def resume(considered: Considered, outcome: tuple[Reply, ...] | RouterError, router: BaseRouter) -> Considered | Answer:
+def resume(considered: Considered, outcomes: tuple[Outcome, ...], router: BaseRouter) -> Considered | Answer:
     """Go on with a strategy of several calls. The Answer, where it has one without a last call of the caller's own."""
     step = considered.step
     assert step is not None
-    sent = outcome if isinstance(outcome, RouterError) or step.together else outcome[0]
+    sent = outcomes if step.together else outcomes[0]
     return _advance_or_answer(considered, step.plan, sent, step.original, router)
 
 
@@ -310,7 +310,7 @@ def _advance(considered: Considered, plan: Plan, original: Mapping[str, Any], ro
 def _advance_or_answer(
     considered: Considered,
     plan: Plan,
-    outcome: Reply | tuple[Reply, ...] | RouterError | None,
+    outcome: Outcome | tuple[Outcome, ...] | None,
     original: Mapping[str, Any],
     router: BaseRouter,
 ) -> Considered | Answer:

@@ -61,7 +61,7 @@ class Compressed:
             stands_in=True,
         )
 
-    def plan(self, request: Request) -> Plan:
+    def plan(self, request: Request, features: Features) -> Plan:
         short = [self._shorten(document, request.question) for document in request.documents]
         shown = tuple(
             replace(document, text=result.text) for document, result in zip(request.documents, short, strict=True)

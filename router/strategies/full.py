@@ -28,7 +28,7 @@ class Full:
             cached_tokens=min(features.cached_tokens, prompt),
         )
 
-    def plan(self, request: Request) -> Plan:
+    def plan(self, request: Request, features: Features) -> Plan:
         reply = yield Call(
             full_messages(request.documents, request.question, request.instructions),
             model=request.model,

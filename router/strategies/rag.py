@@ -33,7 +33,7 @@ class Rag:
             preparation_s=features.document_tokens * PREPARATION_S_PER_TOKEN,
         )
 
-    def plan(self, request: Request) -> Plan:
+    def plan(self, request: Request, features: Features) -> Plan:
         found = self._retriever.retrieve(request.question, request.documents, budget_tokens=self._budget_tokens)
         passages = _in_document_order(found, request)
         reply = yield Call(

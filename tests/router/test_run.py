@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from longroute.router.backends.scripted import Scripted
-from longroute.router.core import Answer, Call, Message, Plan, Reply, Usage
+from longroute.router.core import Answer, Call, Message, Outcome, Plan, Reply, Usage
 from longroute.router.errors import BackendUnavailable
 from longroute.router.run import arun, astream, run, stream
 
@@ -26,9 +26,9 @@ def two_steps() -> Plan:
 
 
 def side_by_side(count: int) -> Plan:
-    replies = yield tuple(call(f"part {n}", final=False) for n in range(count))
-    assert isinstance(replies, tuple)
-    return Answer(" ".join(reply.text for reply in replies))
+    outcomes = yield tuple(call(f"part {n}", final=False) for n in range(count))
+    assert isinstance(outcomes, tuple)
+    return Answer(" ".join(outcome.text if isinstance(outcome, Reply) else str(outcome) for outcome in outcomes))
 
 
 def echo(made: Call) -> str:
@@ -111,28 +111,31 @@ def test_an_unhandled_failure_reaches_the_caller() -> None:
         list(stream(two_steps(), Scripted([BackendUnavailable("down")])))
 
 
-def test_one_failure_of_several_cancels_the_rest() -> None:
-    cancelled = threading.Event()
+def test_of_calls_side_by_side_each_failure_is_handed_in_beside_the_replies() -> None:
+    def one_fails(made: Call) -> str:
+        if made.purpose == "part 1":
+            raise BackendUnavailable("down")
+        return made.purpose
 
-    class OneFails:
-        async def generate(self, made: Call) -> Reply:
-            if made.purpose == "part 1":
-                raise BackendUnavailable("down")
-            try:
-                await asyncio.sleep(60)
-            except asyncio.CancelledError:
-                cancelled.set()
-                raise
-            return Reply("")
+    assert run(side_by_side(3), Scripted(one_fails)).text == "part 0 down part 2"
 
-        async def stream(self, made: Call) -> AsyncGenerator[str | Reply, None]:
-            yield Reply("")
 
-        async def aclose(self) -> None: ...
+def test_a_listener_hears_of_every_call_and_what_became_of_it() -> None:
+    heard: list[tuple[str, str]] = []
 
+    def listen(made: Call, outcome: Outcome) -> None:
+        heard.append((made.purpose, outcome.text if isinstance(outcome, Reply) else str(outcome)))
+
+    run(two_steps(), Scripted(echo), listen)
+    assert heard == [("first", "FIRST"), ("second after FIRST", "SECOND AFTER FIRST")]
+    streamed = list(heard)
+    heard.clear()
+    list(stream(two_steps(), Scripted(echo), listen))
+    assert heard == streamed
+    heard.clear()
     with pytest.raises(BackendUnavailable):
-        run(side_by_side(2), OneFails())
-    assert cancelled.is_set()
+        run(two_steps(), Scripted([BackendUnavailable("down")]), listen)
+    assert heard == [("first", "down")]
 
 
 def test_only_the_final_call_is_streamed() -> None:

@@ -427,17 +427,15 @@ class Notes:
     def footprint(self, features: Features, profile: ModelProfile) -> Footprint:
         return Footprint(1000, 10, 1000, calls=3, sequential_calls=2)
 
-    def plan(self, request: Request) -> Plan:
+    def plan(self, request: Request, features: Features) -> Plan:
         texts = [document.text[:200] for document in request.documents] * 2
-        try:
-            replies = yield tuple(
-                Call((Message("user", f"NOTE {text}"),), request.model, 50, purpose="worker", final=False)
-                for text in texts
-            )
-        except RouterError:
+        outcomes = yield tuple(
+            Call((Message("user", f"NOTE {text}"),), request.model, 50, purpose="worker", final=False) for text in texts
+        )
+        assert isinstance(outcomes, tuple)
+        if all(isinstance(outcome, RouterError) for outcome in outcomes):
             return Answer("", answered=False)
-        assert isinstance(replies, tuple)
-        notes = " / ".join(reply.text for reply in replies)
+        notes = " / ".join("unread" if isinstance(outcome, RouterError) else outcome.text for outcome in outcomes)
         final = yield Call((), request.model, context=(f"NOTES: {notes}",))
         raise AssertionError(f"the last call is the caller's own, its reply is not ours: {final}")
 
@@ -448,7 +446,7 @@ class AskTwice:
     def footprint(self, features: Features, profile: ModelProfile) -> Footprint:
         return Footprint(1000, 10, 1000, calls=2, sequential_calls=2)
 
-    def plan(self, request: Request) -> Plan:
+    def plan(self, request: Request, features: Features) -> Plan:
         reply = yield Call((), request.model, context=("PART",), final=False)
         assert isinstance(reply, Reply)
         if "unknown" not in reply.text:

@@ -34,11 +34,12 @@ class Kept:
         return start + place - (self.text.rfind(" ", 0, place) + 1)
 
 
+FEATURES = Features(30_000, 20, 0, 1024, 0.0, 1, 0.2, {"lookup": 1.0}, None, "text")
 REQUEST = Request("May I keep a dog?", (Document(TEXT, "lease"), Document("short", "note")), "model")
 
 
 def first_call(strategy: Compressed, request: Request = REQUEST) -> Call:
-    call = next(strategy.plan(request))
+    call = next(strategy.plan(request, FEATURES))
     assert isinstance(call, Call)
     return call
 
@@ -59,7 +60,7 @@ def test_other_prompts_get_the_shortened_text_marked_and_the_rest_as_it_was() ->
 
 
 def test_quotations_are_cited_where_they_stand_in_the_source() -> None:
-    plan = Compressed(EverySecondWord([])).plan(REQUEST)
+    plan = Compressed(EverySecondWord([])).plan(REQUEST, FEATURES)
     next(plan)
     quote = " ".join(Kept(TEXT).text.split()[3:8])
     try:
@@ -90,8 +91,7 @@ def test_where_the_one_for_code_keeps_nothing_the_general_one_does() -> None:
 
 
 def test_the_footprint_follows_the_rate() -> None:
-    features = Features(30_000, 20, 0, 1024, 0.0, 1, 0.2, {"lookup": 1.0}, None, "text")
     profile = ModelProfile("m", 128_000)
-    third, half = (Compressed(EverySecondWord([]), rate).footprint(features, profile) for rate in (1 / 3, 1 / 2))
+    third, half = (Compressed(EverySecondWord([]), rate).footprint(FEATURES, profile) for rate in (1 / 3, 1 / 2))
     assert 10_000 < third.prompt_tokens < 10_300 and half.prompt_tokens - third.prompt_tokens == 5_000
     assert third.preparation_s > 0
