@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .router.assemble import Router
+    from .router.conversations import turns
     from .router.core import Answer, Citation, Decision, Document, Estimate, Passage, Usage
     from .router.documents import load
     from .router.errors import RouterError
@@ -32,6 +33,7 @@ __all__ = [
     "Settings",
     "Usage",
     "load",
+    "turns",
 ]
 
 _HOMES = {
@@ -46,6 +48,7 @@ _HOMES = {
     "Settings": "settings",
     "Usage": "core",
     "load": "documents",
+    "turns": "conversations",
 }
 
 

@@ -62,12 +62,12 @@ def retrieval_pools(data: Path, name: str, n_questions: int, seed: int = 0) -> l
     folder, _, variant = name.partition("-")
     shuffle = random.Random(seed)
     documents = {record["doc_id"]: record for record in records(data / folder / "documents.jsonl.gz")}
-    questions = [record for record in records(data / folder / "questions.jsonl.gz") if _evidence(record)]
+    questions = [record for record in records(data / folder / "questions.jsonl.gz") if evidence_of(record)]
     shuffle.shuffle(questions)
     return list(RETRIEVAL_SETS[name](documents, questions, n_questions, variant))
 
 
-def _evidence(record: Record) -> tuple[Span, ...]:
+def evidence_of(record: Record) -> tuple[Span, ...]:
     spans = (Span(item["doc_id"], item["start"], item["end"]) for item in record["evidence"] if item["end"] is not None)
     return tuple(dict.fromkeys(spans))
 
@@ -75,7 +75,7 @@ def _evidence(record: Record) -> tuple[Span, ...]:
 def _pool(documents: Iterable[Record], questions: Iterable[Record]) -> Pool:
     return Pool(
         tuple(Document(d["text"], d["doc_id"], "code" if d["doc_id"].endswith(".py") else "text") for d in documents),
-        tuple(Question(q["question_id"], q["question"], _evidence(q)) for q in questions),
+        tuple(Question(q["question_id"], q["question"], evidence_of(q)) for q in questions),
     )
 
 

@@ -1,7 +1,7 @@
 """Does the router choose better than any fixed rule? Trains and measures the policy `learned` on LaRA.
 
     python -m benchmarks.lara_routing          # cross-validated by document, and with each model left out
-    python -m benchmarks.lara_routing --fit    # writes policies/weights/learned.json and lara_task.json
+    python -m benchmarks.lara_routing --fit    # writes policies/weights/{learned,escalation,lara_task}.json
 
 1,420 of LaRA's cases with the published long-context (full) and RAG answers of 13 models, judged strictly. Folds keep
 documents whole; what reads the question is trained inside each fold, out of fold for the rows that the second stage
@@ -357,23 +357,29 @@ def left_out(lara: Lara) -> dict[str, dict[str, float]]:
     return result
 
 
-def fit(lara: Lara) -> None:
+def fit(lara: Lara, data: Path) -> None:
     """Write the shipped weights."""
+    from .self_route import fit_escalation, load_replies  # builds on this module
+
     everything = np.ones(len(lara.ids), dtype=bool)
     features = with_shares(lara, task_shares(lara, everything))
+    escalation, simulated = fit_escalation(lara, features, load_replies(data, lara))
     weights = train(
-        outcomes(lara, features, np.arange(len(lara.ids)), list(range(len(lara.profiles)))),
+        outcomes(lara, features, np.arange(len(lara.ids)), list(range(len(lara.profiles)))) + simulated,
         {profile.name: profile for profile in lara.profiles}.__getitem__,
         trained={
             "source": "LaRA's published answers, judged",
-            "data": "github.com/Alibaba-NLP/LaRA, 1,420 cases x 13 models x full and rag; no licence in our copy",
+            "data": "github.com/Alibaba-NLP/LaRA, 1,420 cases x 13 models x full and rag; no licence in our copy; "
+            "self_route simulated from them out of fold",
             "command": "python -m benchmarks.lara_routing --fit",
             "metrics": "benchmarks/results/lara_routing.md",
         },
     )
     policy_file.write(WEIGHTS / "learned.json", weights)
+    row = json.dumps(escalation.to_json(), ensure_ascii=False, separators=(",", ":"))
+    (WEIGHTS / "escalation.json").write_text(row + "\n", encoding="utf-8")
     TaskModel().fit(lara.questions, lara.tasks).save(WEIGHTS / "lara_task.json")
-    for name in ("learned.json", "lara_task.json"):
+    for name in ("learned.json", "escalation.json", "lara_task.json"):
         print(f"{WEIGHTS / name}: {(WEIGHTS / name).stat().st_size / 1e3:.0f} kB")
 
 
@@ -387,7 +393,7 @@ def main() -> None:
     started = time.perf_counter()
     lara = load(data)
     if arguments.fit:
-        fit(lara)
+        fit(lara, data)
         return
     quality, read = cross_validated(lara)
     report(lara, quality, read, left_out(lara), started)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -52,7 +52,7 @@ _BORROWED: Mapping[Task, Task] = {"aggregation": "comparison", "summary": "compa
 
 # Standard deviation of P(correct) between documents that look alike to the features, measured on LaRA
 # (`benchmarks/lara_routing.py`, calibration). No number of outcomes on other documents takes it away.
-_BETWEEN_DOCUMENTS: Mapping[str, float] = {"full": 0.09, "rag": 0.065}
+_BETWEEN_DOCUMENTS: Mapping[str, float] = {"full": 0.09, "rag": 0.065, "self_route": 0.09}
 
 # Strategies nobody has outcomes for: (like which strategy, difference, standard deviation, source). Wide on purpose.
 _PUBLISHED: Mapping[str, tuple[str, float, float, str]] = {
@@ -62,6 +62,8 @@ _PUBLISHED: Mapping[str, tuple[str, float, float, str]] = {
     "self_route": ("full", -0.02, 0.10, "Self-Route, arXiv 2407.16833: within 4 points of full"),
     "speculative": ("full", 0.00, 0.08, "RAPID, arXiv 2502.20330: near the target model"),
 }
+
+_SHOWS_PASSAGES = ("rag", "self_route")  # at first, at least: what they do cannot differ from full where that is all
 
 
 def inputs(features: Features) -> Floats:
@@ -114,6 +116,14 @@ def _task_shares(features: Features) -> list[float]:
     return [shares[task] for task in TASKS]
 
 
+def closest_level(levels: Collection[str], profile: ModelProfile) -> str | None:
+    """Of `common`, `tier:NAME` and models the one that speaks for a model; None where none does."""
+    name = profile.name.lower().rpartition("/")[2]
+    own = [m for m in levels if re.fullmatch(rf"{re.escape(m)}(?:-instruct|-latest|-[\d-]+)*", name)]
+    candidates = [*sorted(own, key=len, reverse=True), f"tier:{profile.tier}", "common"]
+    return next((level for level in candidates if level in levels), None)
+
+
 @dataclass(frozen=True, slots=True)
 class WeightBelief:
     """Gaussian belief about the weights of one logistic model. mean: shape (p,); covariance: shape (p, p)."""
@@ -147,11 +157,7 @@ class LearnedWeights:
 
     def level(self, strategy: str, profile: ModelProfile) -> str | None:
         """The closest level that has a belief about a strategy, for a model."""
-        levels = self.beliefs.get(strategy, {})
-        name = profile.name.lower().rpartition("/")[2]
-        own = [m for m in levels if re.fullmatch(rf"{re.escape(m)}(?:-instruct|-latest|-[\d-]+)*", name)]
-        candidates = [*sorted(own, key=len, reverse=True), f"tier:{profile.tier}", "common"]
-        return next((level for level in candidates if level in levels), None)
+        return closest_level(self.beliefs.get(strategy, {}), profile)
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
@@ -213,17 +219,20 @@ class Learned:
 
     def decide(self, features: Features, profile: ModelProfile, options: Sequence[Estimate], goal: Goal) -> Decision:
         text_tokens = max(features.document_tokens, 1)
+        passages = min((o.prompt_tokens for o in options if o.strategy in _SHOWS_PASSAGES), default=0)
+        shown = min(passages / text_tokens, 1.0)
         estimates = []
         full = self.quality(features, profile, "full")
         for option in options:
-            belief = full if option.strategy == "full" else self.quality(features, profile, option.strategy)
+            like = "rag" if option.strategy == "self_route" and _keeps_all(option, profile) else option.strategy
+            belief = full if like == "full" else self.quality(features, profile, like)
             if belief is None:
                 estimates.append(replace(option, basis="no outcomes and no published result"))
                 continue
-            if option.strategy == "rag" and full is not None:
-                belief = as_shown(full, belief, min(option.prompt_tokens / text_tokens, 1.0))
-            measured = self.weights.level(option.strategy, profile) is not None
-            estimates.append(filled(replace(option, measured=measured), belief, self._basis(option.strategy, profile)))
+            if option.strategy in _SHOWS_PASSAGES and full is not None:
+                belief = as_shown(full, belief, shown)
+            measured = self.weights.level(like, profile) is not None
+            estimates.append(filled(replace(option, measured=measured), belief, self._basis(like, profile)))
         return choose("learned", features, profile, estimates, goal, [self._reason(features, profile, estimates)])
 
     def _basis(self, strategy: str, profile: ModelProfile) -> str:
@@ -252,6 +261,12 @@ class Learned:
         doubt = f" Not calibrated: {named}." if guessed else ""
         expected = f"; outcomes lead to expect {known} right" if known else ""
         return f"Asked like a {kinds} question about {features.document_tokens:,} tokens{expected}.{doubt}"
+
+
+def _keeps_all(self_route: Estimate, profile: ModelProfile) -> bool:
+    """Whether Self-Route is no better than rag: the whole text does not fit or is shown already, so there is no second
+    call; or the reader picks sentences, which nobody measured and which gets no better by reading more."""
+    return self_route.calls == 1 or profile.tier == "extractive"
 
 
 def _logistic(z: float) -> float:

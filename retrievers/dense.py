@@ -47,8 +47,8 @@ class VectorIndex:
 
 @lru_cache(maxsize=8)  # corpora and embedders are equal only to themselves; corpus_of returns the same one again
 def index_of(corpus: Corpus, embedder: Embedder) -> VectorIndex:
-    """The vectors of all chunks of a corpus that has any."""
-    return VectorIndex(embedder.encode([corpus.text_of(chunk) for chunk in range(len(corpus.chunks))]))
+    """The vectors of all scenes (chunks, but for short turns) of a corpus that has any."""
+    return VectorIndex(embedder.encode([corpus.text_of_scene(scene) for scene in range(len(corpus.scenes))]))
 
 
 class DenseRetriever:
@@ -67,7 +67,13 @@ class DenseRetriever:
             return []
         index, query = index_of(corpus, self.embedder), self.embedder.encode([question])[0]
         nearest = index.nearest(query, k)
-        return list(zip(nearest.tolist(), index.similarities(query, nearest).tolist(), strict=True))
+        bounds = [*corpus.scenes.tolist(), len(corpus.chunks)]
+        cosines = index.similarities(query, nearest).tolist()
+        return [
+            (chunk, cosine)
+            for scene, cosine in zip(nearest.tolist(), cosines, strict=True)
+            for chunk in range(bounds[scene], bounds[scene + 1])
+        ][:k]
 
 
 def _graph_of(vectors: Floats) -> Any:

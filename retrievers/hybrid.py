@@ -52,21 +52,24 @@ class HybridRetriever:
         semantic = np.zeros_like(lexical)
         relevant = lexical > 0
         if self.embedder is not None and weight > 0 and corpus.chunks:
-            candidates, cosines = self._cosines(question, corpus, lexical, self.embedder)
-            semantic[:] = cosines.min()  # the rest comes after what was read and found alike
-            semantic[candidates] = cosines
-            relevant[candidates] = True
+            scenes = corpus.scenes
+            candidates, cosines = self._cosines(question, corpus, np.maximum.reduceat(lexical, scenes), self.embedder)
+            # The rest comes after what was read and found alike.
+            by_scene, read = np.full(len(scenes), cosines.min(), np.float32), np.zeros(len(scenes), np.bool_)
+            by_scene[candidates], read[candidates] = cosines, True
+            sizes = np.diff(scenes, append=len(corpus.chunks))
+            semantic, relevant = np.repeat(by_scene, sizes), relevant | np.repeat(read, sizes)
         scores = convex(lexical, semantic, weight)
         return [(int(chunk), float(scores[chunk])) for chunk in top(scores, len(scores)) if relevant[chunk]]
 
     def _cosines(self, question: str, corpus: Corpus, lexical: Floats, embedder: Embedder) -> tuple[Indices, Floats]:
-        """The candidates and their cosines to the question."""
+        """The candidates among the corpus's scenes and their cosines to the question."""
         if self.full:
             index, query = index_of(corpus, embedder), embedder.encode([question])[0]
             candidates = np.union1d(top(lexical, self.candidates), index.nearest(query, self.candidates))
             return candidates, index.similarities(query, candidates)
         candidates = _candidates(lexical, self.candidates)
-        query, *vectors = embedder.encode([question, *map(corpus.text_of, candidates)])
+        query, *vectors = embedder.encode([question, *map(corpus.text_of_scene, candidates)])
         return candidates, np.array(vectors) @ query
 
 

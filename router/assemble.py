@@ -5,6 +5,7 @@ Registries are dicts of small factories: adding a strategy, policy or backend is
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -15,7 +16,10 @@ from .core import (
     Answer,
     Backend,
     Call,
+    Document,
+    Estimate,
     EvidenceSource,
+    Features,
     Goal,
     Message,
     ModelProfile,
@@ -33,9 +37,13 @@ from .settings import Settings, default_cache_dir, load_settings
 if TYPE_CHECKING:
     from ..compressors.compression import Compressed, Compressor
     from ..compressors.relevance import Scorer
+    from ..policies.escalation import Verdict
     from ..retrievers.embed import Embedder
+    from .runner.local_model import LocalModel
 
 EXTRACTIVE = "extractive"
+LOCAL = "local:"
+"""What names of models begin with that are run in this process: `local:FOLDER`."""
 
 
 class Router(BaseRouter):
@@ -87,7 +95,15 @@ def make_profiles(settings: Settings) -> Callable[[str], ModelProfile]:
     from . import models
 
     profiles = models.load_profiles(settings.models_file) if settings.models_file else {}
-    return partial(models.profile_of, overrides=profiles)
+
+    def profile_of(name: str) -> ModelProfile:
+        if name.startswith(LOCAL):
+            from .backends.local import profile_of_folder
+
+            return profile_of_folder(name, Path(name.removeprefix(LOCAL)), profiles)
+        return models.profile_of(name, overrides=profiles)
+
+    return profile_of
 
 
 # ---- strategies and policies -----------------------------------------------------------------------------------------
@@ -122,10 +138,6 @@ def make_strategies(parts: Parts) -> dict[str, Strategy]:
     return {name: make(parts) for name, make in _STRATEGIES.items()}
 
 
-def strategy_names() -> tuple[str, ...]:
-    return tuple(_STRATEGIES)
-
-
 def _full(parts: Parts) -> Strategy:
     from .strategies.full import Full
 
@@ -147,10 +159,97 @@ def _compressed(parts: Parts) -> Strategy:
     return Compressed(text, settings.compressed_keep_rate, by_kind={"code": code})
 
 
+def _retrieve_then_reason(parts: Parts) -> Strategy:
+    from . import costs
+    from .strategies.retrieve_then_reason import RetrieveThenReason
+
+    return RetrieveThenReason(
+        profile_of=parts.profile_of, counter_of=parts.counter_of, split=_pieces, price=costs.price
+    )
+
+
+def _pieces(document: Document, max_tokens: int) -> list[tuple[int, int]]:
+    """Where a document may be cut, at ends of sentences and of what it is structured in."""
+    from ..retrievers.chunks import split
+
+    return [(chunk.start, chunk.end) for chunk in split(document, max_tokens=max_tokens)]
+
+
+def _chain_of_agents(parts: Parts) -> Strategy:
+    from . import costs
+    from .strategies.chain_of_agents import ChainOfAgents
+    from .strategies.desk import Agents
+
+    return ChainOfAgents(
+        Agents(**parts.settings.agents.model_dump()),
+        profile_of=parts.profile_of,
+        counter_of=parts.counter_of,
+        split=_pieces,
+        price=costs.price,
+    )
+
+
+def _self_route(parts: Parts) -> Strategy:
+    from .strategies.full import Full
+    from .strategies.rag import Rag
+    from .strategies.self_route import SelfRoute
+
+    full, rag = Full(), Rag(parts.retriever, parts.settings.rag_budget_tokens)
+    return SelfRoute(rag, full, _Relied(parts, rag, full))
+
+
+class _Relied:
+    """Whether an answer from passages is relied on: the policies' verdict, with what the second call would take."""
+
+    def __init__(self, parts: Parts, rag: Strategy, full: Strategy) -> None:
+        self._parts = parts
+        self._rag = rag
+        self._full = full
+
+    def expected_share(self, features: Features, profile: ModelProfile) -> float:
+        from ..policies.escalation import Escalation
+
+        if not self._estimate("full", self._full, features, profile).feasible:
+            return 0.0
+        shown = self._parts.settings.rag_budget_tokens / max(features.document_tokens, 1)
+        return Escalation().expected_share(features, profile, min(shown, 1.0))
+
+    def verdict(self, request: Request, features: Features, answer: Answer) -> Verdict:
+        from ..policies.escalation import Escalation
+        from ..policies.reply import signs
+        from .strategies.self_route import shown_share
+
+        profile = self._parts.profile_of(request.model)
+        passages = [passage.text for passage in answer.passages]
+        return Escalation().judge(
+            features,
+            profile,
+            signs(answer.text, request.question, passages, refused=not answer.answered),
+            shown_share(answer.passages, request),
+            spent=self._estimate("rag", self._rag, features, profile),
+            full=self._estimate("full", self._full, features, profile),
+            goal=request.goal,
+        )
+
+    def _estimate(self, name: str, strategy: Strategy, features: Features, profile: ModelProfile) -> Estimate:
+        from .costs import estimate
+
+        return estimate(
+            name,
+            strategy.footprint(features, profile),
+            profile,
+            max_output_tokens=features.max_output_tokens,
+            token_error=features.token_error,
+        )
+
+
 _STRATEGIES: Mapping[str, Callable[[Parts], Strategy]] = {
     "full": _full,
     "rag": _rag,
+    "self_route": _self_route,
     "compressed": _compressed,
+    "chain_of_agents": _chain_of_agents,
+    "retrieve_then_reason": _retrieve_then_reason,
 }
 
 
@@ -361,8 +460,38 @@ def cache_dir(settings: Settings) -> Path | None:
 
 
 def make_backend(settings: Settings) -> Backend:
-    """The embedded backend for the model `extractive`, the configured server for every other."""
-    return _ByModel({EXTRACTIVE: partial(_extractive, settings)}, otherwise=partial(_server, settings))
+    """The embedded backend for the model `extractive`, the runner for `local:FOLDER`, a server for every other."""
+    return _ByModel(
+        {EXTRACTIVE: partial(_extractive, settings)},
+        local=lambda name: _local(settings, name.removeprefix(LOCAL)),
+        otherwise=partial(_server, settings),
+    )
+
+
+def make_local_model(settings: Settings, folder: str | Path) -> LocalModel:
+    """Load the model in a folder, to run in this process. Takes its time; MissingExtra where its packages are missing.
+
+    Raises ConfigError where the folder holds no model that can be run.
+    """
+    from .runner import EngineOptions
+    from .runner.local_model import LocalModel, LocalOptions
+
+    runner = settings.runner
+    engine = EngineOptions(
+        chunk_tokens=runner.chunk_tokens,
+        slots=runner.slots,
+        queue_limit=runner.queue_limit,
+        cache_bytes=None if runner.cache_mb is None else runner.cache_mb << 20,
+        prefix_bytes=None if runner.prefix_cache_mb is None else runner.prefix_cache_mb << 20,
+    )
+    return LocalModel.load(folder, LocalOptions(runner.device, runner.dtype, runner.draft_model, engine))
+
+
+def _local(settings: Settings, folder: str) -> Backend:
+    from .backends.local import Local
+    from .backends.wrappers import Timeout
+
+    return Local(partial(make_local_model, settings, folder), lambda backend: Timeout(backend, settings.timeout_s))
 
 
 def _extractive(settings: Settings) -> Backend:
@@ -394,9 +523,17 @@ def _server(settings: Settings) -> Backend:
 class _ByModel:
     """A backend that hands each call to the backend of its model, made on first use."""
 
-    def __init__(self, known: Mapping[str, Callable[[], Backend]], otherwise: Callable[[], Backend]) -> None:
-        self._known = {name: cache(make) for name, make in known.items()}
+    def __init__(
+        self,
+        known: Mapping[str, Callable[[], Backend]],
+        *,
+        local: Callable[[str], Backend],
+        otherwise: Callable[[], Backend],
+    ) -> None:
+        self._make = {name: cache(make) for name, make in known.items()}
+        self._make_local = local
         self._otherwise = cache(otherwise)
+        self._adding = threading.Lock()
 
     async def generate(self, call: Call) -> Reply:
         return await self._of(call).generate(call)
@@ -405,9 +542,14 @@ class _ByModel:
         return self._of(call).stream(call)
 
     async def aclose(self) -> None:
-        for make in (*self._known.values(), self._otherwise):
+        for make in (*self._make.values(), self._otherwise):
             if make.cache_info().currsize:
                 await make().aclose()
 
     def _of(self, call: Call) -> Backend:
-        return self._known.get(call.model, self._otherwise)()
+        name = call.model
+        if name.startswith(LOCAL):
+            with self._adding:  # two models of one folder would be one too many
+                self._make.setdefault(name, cache(partial(self._make_local, name)))
+                return self._make[name]()
+        return self._make.get(name, self._otherwise)()

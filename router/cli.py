@@ -51,6 +51,9 @@ MaxCost = Annotated[float | None, typer.Option(help="Hard limit on the estimated
 MaxLatency = Annotated[float | None, typer.Option(help="Hard limit on the estimated latency, in seconds.")]
 MinQuality = Annotated[float | None, typer.Option(help="Hard limit on the estimated probability of a right answer.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/schemas) instead of text.")]
+ShowWork = Annotated[
+    bool, typer.Option("--show-work", help="Print what each model call brought, as it ends, on standard error.")
+]
 
 
 @app.command()
@@ -64,20 +67,25 @@ def ask(
     max_cost: MaxCost = None,
     max_latency: MaxLatency = None,
     min_quality: MinQuality = None,
+    show_work: ShowWork = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from documents, with citations and one line about the decision.
+
+    With `--show-work`, strategies of several calls print the notes of each as they come, apart from the answer.
 
     Example: `longroute ask "Who may terminate the lease?" lease.pdf annexes/`
     """
     from .assemble import Router
     from .outputs import ask_output
+    from .work_shown import WorkShown
 
     with _working("Reading") as say:
         documents = _load(files)
         router = Router(model=model, base_url=base_url)
         say("Answering")
-        answer = router.answer(question, documents, **_options(prefer, strategy, max_cost, max_latency, min_quality))
+        options = _options(prefer, strategy, max_cost, max_latency, min_quality)
+        answer = router.answer(question, documents, listener=WorkShown(say, err if show_work else None), **options)
     if as_json:
         print(ask_output(answer, documents).model_dump_json(indent=2))
     else:
@@ -291,10 +299,12 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def _mount() -> None:
-    """`calibrate` brings its own commands; its module is light, the parts it needs load when they run."""
+    """These bring their own commands; their modules are light, the parts they need load when they run."""
     from .calibration.cli import app as calibrate
+    from .runner.cli import app as runner
 
     app.add_typer(calibrate, name="calibrate")
+    app.add_typer(runner, name="runner")
 
 
 _mount()
@@ -367,9 +377,11 @@ def _working(what: str) -> Iterator[Any]:
 
 # ---- printing --------------------------------------------------------------------------------------------------------
 
+_UNREAD_SHOWN = 5
+
 
 def _print_answer(answer: Answer, documents: Sequence[Document]) -> None:
-    from .outputs import source_outputs
+    from .outputs import source_outputs, stretch_outputs
 
     out.print(answer.text, markup=False)
     if answer.citations:
@@ -380,17 +392,29 @@ def _print_answer(answer: Answer, documents: Sequence[Document]) -> None:
         quote = words if len(words) <= 160 else f"{words[:160].rsplit(' ', 1)[0]} …"
         joint = ", " if source.page else ":"
         out.print(f"  [dim]\\[{number}][/] [cyan]{escape(source.document)}{joint}{place}[/]  {escape(quote)}")
+    for stretch in stretch_outputs(answer.unread[:_UNREAD_SHOWN], documents):
+        place = f"page {stretch.page}" if stretch.page else f"line {stretch.line}"
+        err.print(
+            f"[yellow]unread:[/] {escape(stretch.document)} from {place}, characters {stretch.start}–{stretch.end}: "
+            "the answer does not rest on it"
+        )
+    if (more := len(answer.unread) - _UNREAD_SHOWN) > 0:
+        err.print(f"[yellow]unread:[/] {more:,} more; --json names them all")
     for note in answer.notes:
         err.print(f"[yellow]note:[/] {escape(note)}")
     if answer.decision:
         out.print()
-        out.print(f"[dim]{escape(_one_line(answer.decision, answer.usage))}[/]")
+        out.print(f"[dim]{escape(_one_line(answer.decision, answer.usage, len(answer.calls)))}[/]")
 
 
-def _one_line(decision: Decision, usage: Usage) -> str:
+def _one_line(decision: Decision, usage: Usage, calls: int) -> str:
     chosen = decision.estimate
     parts = [f"{decision.strategy} by {decision.model}"]
-    parts.append(f"{chosen.prompt_tokens:,} of {decision.features.document_tokens:,} tokens")
+    read = f"{chosen.prompt_tokens:,} of {decision.features.document_tokens:,} tokens"
+    if calls > 1:
+        taken = usage.prompt_tokens or chosen.prompt_tokens  # not every backend counts
+        read = f"{calls} calls read {taken:,} tokens for a text of {decision.features.document_tokens:,}"
+    parts.append(read)
     if usage.cost_usd is not None:
         parts.append("free" if usage.cost_usd == 0 else f"${usage.cost_usd:.4f}")
     if chosen.quality is not None and chosen.quality_interval is not None:
@@ -407,8 +431,8 @@ def _print_decision(decision: Decision) -> None:
         f"(policy {decision.policy}, prefer {decision.goal.prefer})\n"
     )
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in ("strategy", "quality (90 %)", "prompt tokens", "cost", "latency", "utility", ""):
-        table.add_column(heading, no_wrap=True)
+    for heading in ("strategy", "quality (90 %)", "tokens", "calls", "cost", "latency", "utility", ""):
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("strategy", "") else "right")
     for estimate in decision.estimates:
         chosen = estimate.strategy == decision.strategy
         quality = "unknown"
@@ -420,6 +444,7 @@ def _print_decision(decision: Decision) -> None:
             estimate.strategy,
             quality,
             f"{estimate.prompt_tokens:,}",
+            str(estimate.calls),
             "unknown" if estimate.cost_usd is None else f"${estimate.cost_usd:.4f}",
             "unknown" if estimate.latency_s is None else f"{estimate.latency_s:.1f} s",
             "" if estimate.utility is None else f"{estimate.utility:.3f}",
@@ -429,6 +454,18 @@ def _print_decision(decision: Decision) -> None:
     out.print(table)
     for reason in decision.reasons:
         out.print(f"• {reason}", markup=False)
+    for sentence in _unsaid(decision):
+        out.print(f"• {sentence}", markup=False)
+
+
+def _unsaid(decision: Decision) -> Iterator[str]:
+    """Why strategies are out, and what stands behind those without outcomes, as far as no reason has said it."""
+    said = " ".join(decision.reasons)
+    for estimate in decision.estimates:
+        if not estimate.feasible and estimate.infeasible not in said:
+            yield f"{estimate.strategy} is out: {estimate.infeasible}"
+        elif estimate.feasible and not estimate.measured and estimate.basis not in said:
+            yield f"{estimate.strategy}: {estimate.basis}"
 
 
 if __name__ == "__main__":

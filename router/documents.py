@@ -1,4 +1,5 @@
-"""Files → documents: finds the files, decodes text, and takes the text out of HTML, PDF and Word files.
+"""Files → documents: finds the files, decodes text, and takes the text out of HTML, PDF and Word files. What is clearly
+a chat export or a transcript becomes a document for each turn (see `conversations.py`), other files become one each.
 
 What a document means (chunks, headings, code) is left to the retrievers; printing the notes is left to the doors.
 Text keeps its newlines as they are, because every offset in longroute counts characters of `Document.text`. HTML and
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .conversations import conversation
 from .core import Document, Kind
 from .errors import DocumentError, MissingExtra
 
@@ -110,8 +112,9 @@ class _TooLarge(DocumentError):
 def load(sources: Sequence[str | Path], *, stdin: BinaryIO | None = None, max_bytes: int = MAX_BYTES) -> Loaded:
     """Read files, folders, glob patterns and, for "-", standard input.
 
-    A document's id is its path as given. What was named outright must be readable; what was found in a folder or by a
-    pattern is skipped with a note where it is not. max_bytes bounds all sources together, and so the memory used.
+    A document's id is its path as given; of a conversation's third turn, `path#3`. What was named outright must be
+    readable; what was found in a folder or by a pattern is skipped with a note where it is not. max_bytes bounds all
+    sources together, and so the memory used.
     Raises DocumentError, which names the file and the remedy, and MissingExtra where a format needs a package.
     """
     if not sources:
@@ -131,6 +134,7 @@ def load(sources: Sequence[str | Path], *, stdin: BinaryIO | None = None, max_by
                     "Name only the files you need, split the file, or raise max_bytes."
                 )
             document = _document(source.id, data, max_bytes, notes)
+            turns = conversation(document.text, source.id) if document.kind == "text" else ()
         except (DocumentError, MissingExtra) as error:
             if not source.found or isinstance(error, _TooLarge):
                 raise
@@ -140,7 +144,11 @@ def load(sources: Sequence[str | Path], *, stdin: BinaryIO | None = None, max_by
                 notes.append(f"Skipped: {error}")
             continue
         room -= len(data)
-        if document.text.strip() or not source.found:
+        if turns:
+            speakers = len({turn.speaker for turn in turns})
+            notes.append(f"{source.id}: read as a conversation, {len(turns)} turns of {speakers} speakers.")
+            documents += turns
+        elif document.text.strip() or not source.found:
             documents.append(document)
     if binary_files:
         notes.append(f"Skipped {binary_files} binary file{'s' if binary_files > 1 else ''} in {named}.")

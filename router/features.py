@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .conversations import joined
 from .core import Evidence, Features, ModelProfile, Request, TokenCounter
 from .lara_task import lara_task
 from .question_type import question_type
@@ -25,15 +26,16 @@ def extract(
     cached_tokens: leading tokens of the full prompt believed to be in the provider's prompt cache.
     """
     count_document = count_document or counter.count
-    document_tokens = sum(count_document(document.text) for document in request.documents)
-    largest = max(request.documents, key=lambda document: len(document.text))
+    documents = joined(request.documents)  # as prompts show them: a conversation is one text, with names and times
+    document_tokens = sum(count_document(document.text) for document in documents)
+    largest = max(documents, key=lambda document: len(document.text))
     return Features(
         document_tokens=document_tokens,
         question_tokens=counter.count(request.question),
         instruction_tokens=counter.count(request.instructions),
         max_output_tokens=request.max_output_tokens,
         token_error=counter.relative_error,
-        n_documents=len(request.documents),
+        n_documents=len(documents),
         window_ratio=document_tokens / profile.context_window,
         task=question_type(request.question),
         evidence=evidence,

@@ -35,6 +35,16 @@ class SourceOutput(_Output):
     page: int | None = Field(description="Page of `start`, counted from 1; null where the source has no pages.")
 
 
+class StretchOutput(_Output):
+    """A stretch of a document, without its text."""
+
+    document: str
+    start: int = Field(description="First character, counted from 0.")
+    end: int = Field(description="One past the last character.")
+    line: int = Field(description="Line of `start`, counted from 1.")
+    page: int | None = Field(description="Page of `start`, counted from 1; null where the source has no pages.")
+
+
 class EstimateOutput(_Output):
     feasible: bool
     infeasible_reason: str | None
@@ -76,6 +86,23 @@ class UsageOutput(_Output):
     cost_usd: float | None
 
 
+class CallOutput(_Output):
+    """One model call that went well."""
+
+    purpose: str
+    usage: UsageOutput
+    latency_s: float
+    finish_reason: str
+
+
+class WorkOutput(_Output):
+    """What one path of a strategy of several calls left behind."""
+
+    read: list[list[StretchOutput]] = Field(description="What each call was shown; empty for one that failed.")
+    notes: list[str] = Field(description="What was known after each of them.")
+    answer: str = Field(description="What this path alone answered; empty where it was not asked.")
+
+
 class AskOutput(_Output):
     """`longroute ask --json`."""
 
@@ -88,6 +115,11 @@ class AskOutput(_Output):
     decision: DecideOutput
     usage: UsageOutput
     notes: list[str]
+    unread: list[StretchOutput] = Field(
+        default_factory=list, description="What no call has seen, where the strategy was to read everything."
+    )
+    work: list[WorkOutput] = Field(default_factory=list, description="How strategies of several calls came to it.")
+    calls: list[CallOutput] = Field(default_factory=list, description="In the order in which they ended.")
 
 
 class RetrieveOutput(_Output):
@@ -172,6 +204,24 @@ def ask_output(answer: Answer, documents: Sequence[Document]) -> AskOutput:
         decision=decide_output(answer.decision),
         usage=usage_output(answer.usage),
         notes=list(answer.notes),
+        unread=stretch_outputs(answer.unread, documents),
+        work=[
+            WorkOutput(
+                read=[stretch_outputs(shown, documents) for shown in work.read],
+                notes=list(work.notes),
+                answer=work.answer,
+            )
+            for work in answer.work
+        ],
+        calls=[
+            CallOutput(
+                purpose=call.purpose,
+                usage=usage_output(call.usage),
+                latency_s=call.latency_s,
+                finish_reason=call.finish_reason,
+            )
+            for call in answer.calls
+        ],
     )
 
 
@@ -193,6 +243,14 @@ def source_outputs(sources: Sequence[Passage], documents: Sequence[Document]) ->
             )
         )
     return outputs
+
+
+def stretch_outputs(stretches: Sequence[Passage], documents: Sequence[Document]) -> list[StretchOutput]:
+    """Places with the line and page where they begin."""
+    return [
+        StretchOutput(document=s.document, start=s.start, end=s.end, line=s.line, page=s.page)
+        for s in source_outputs(stretches, documents)
+    ]
 
 
 def estimate_output(estimate: Estimate) -> EstimateOutput:

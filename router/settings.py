@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -68,6 +68,75 @@ class ProxySettings(BaseModel):
     decisions_kept: int = Field(10_000, ge=0, description="How many decision records are kept in memory.")
 
 
+class AgentsSettings(BaseModel):
+    """The settings of `chain_of_agents`: the table `[agents]`, or LONGROUTE_AGENTS__NAME in the environment."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    worker_model: str = Field("", description="Model of the workers; empty takes the model that answers.")
+    window_tokens: int = Field(16_000, ge=512, description="Most that a worker reads and writes in one call.")
+    notes_tokens: int | None = Field(
+        None, ge=128, description="Room for the notes so far in a worker's prompt; an eighth of the window if unset."
+    )
+    worker_output_tokens: int | None = Field(
+        None, ge=64, description="Longest reply of a worker; an eighth of the window, but at most 1024, if unset."
+    )
+    notes: Literal["structured", "free_text"] = Field(
+        "structured", description="`structured`: workers add to notes; `free_text`: each rewrites one summary."
+    )
+    split: Literal["balanced", "greedy"] = Field(
+        "balanced", description="`balanced`: portions about equally long; `greedy`: each is filled before the next."
+    )
+    variant: Literal["left_to_right", "right_to_left", "permutation", "bidirectional", "self_consistency"] = Field(
+        "left_to_right", description="In which order, and on how many paths, workers read."
+    )
+    paths: int | None = Field(
+        None, ge=1, le=32, description="Paths of `permutation` (1 if unset) and `self_consistency` (5)."
+    )
+    combine: Literal["auto", "vote", "judge"] = Field(
+        "auto", description="How several paths become one answer; `auto` votes on short answers, else judges."
+    )
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="Of the workers; unset leaves it to the server, 0.7 in `self_consistency`."
+    )
+    retries: int = Field(
+        1, ge=0, le=10, description="Further tries of a worker that failed in passing or said nothing."
+    )
+    on_failure: Literal["skip", "abort"] = Field(
+        "skip", description="What a worker's failure means: its part stays unread, or there is no answer."
+    )
+    early_exit: bool = Field(
+        False, description="Whether reading may stop when a worker holds a question about one fact for answered."
+    )
+
+
+class RunnerSettings(BaseModel):
+    """The settings of local models and their server: the table `[runner]`, or LONGROUTE_RUNNER__NAME."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str = Field("auto", description="`cpu`, `cuda`, `cuda:1`, ...; `auto` takes CUDA where there is one.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Of the weights; `auto` takes what they are stored in."
+    )
+    draft_model: Path | None = Field(
+        None, description="Folder of a model that makes drafts for speculative decoding; unset, the model itself."
+    )
+    chunk_tokens: int = Field(2048, ge=16, description="Most tokens of a prompt that are read in one step.")
+    slots: int = Field(16, ge=1, description="Most requests at work at a time.")
+    queue_limit: int = Field(256, ge=1, description="Most requests that may wait; further ones are refused.")
+    cache_mb: int | None = Field(
+        None, ge=1, description="Most memory for keys and values of all texts; what the device has if unset."
+    )
+    prefix_cache_mb: int | None = Field(
+        None, ge=0, description="Of that for texts already answered; a quarter of what is free if unset."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs `api_key`.")
+    port: int = Field(8200, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_key: SecretStr | None = Field(None, description="Key that callers of the server must show.")
+    shutdown_s: float = Field(60.0, ge=0, description="How long answers under way may take to finish at the end.")
+
+
 class Settings(BaseSettings):
     """Every setting, its meaning and its default."""
 
@@ -75,7 +144,10 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, populate_by_name=True
     )
 
-    model: str = Field("extractive", description="Model that answers; `extractive` is embedded and needs no server.")
+    model: str = Field(
+        "extractive",
+        description="Model that answers; `extractive` is embedded, `local:FOLDER` runs here; others need a server.",
+    )
     base_url: str = Field(
         "https://api.openai.com/v1",
         description="OpenAI-compatible server for every model but `extractive`.",
@@ -124,8 +196,14 @@ class Settings(BaseSettings):
     max_retries: int = Field(3, ge=0, description="Further tries of a call that failed for a passing reason.")
     max_concurrency: int = Field(16, ge=1, description="Most model calls under way at once.")
 
+    agents: AgentsSettings = Field(
+        AgentsSettings.model_validate({}), description="Settings of `chain_of_agents`, see below."
+    )
     proxy: ProxySettings = Field(
         ProxySettings.model_validate({}), description="Settings of `longroute serve`, see below."
+    )
+    runner: RunnerSettings = Field(
+        RunnerSettings.model_validate({}), description="Settings of local models and `longroute runner`, see below."
     )
 
     @classmethod
@@ -173,6 +251,8 @@ def _reject_unknown_environment() -> None:
     """A misspelt variable would otherwise be ignored without a word."""
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | {f"{PREFIX}CONFIG", f"{PREFIX}DATA"}
     known |= {f"{PREFIX}PROXY__{name}".upper() for name in ProxySettings.model_fields}
+    known |= {f"{PREFIX}AGENTS__{name}".upper() for name in AgentsSettings.model_fields}
+    known |= {f"{PREFIX}RUNNER__{name}".upper() for name in RunnerSettings.model_fields}
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
             raise ConfigError(f"Unknown setting {name} in the environment. Known: {', '.join(sorted(known))}.")
@@ -188,7 +268,12 @@ def _explain(problem: Any, given: dict[str, Any]) -> str:
     else:
         place = f"file {config_file()}"
     if problem["type"] == "extra_forbidden":
-        fields = {"proxy": ProxySettings.model_fields, "upstreams": UpstreamSettings.model_fields}
+        fields = {
+            "agents": AgentsSettings.model_fields,
+            "proxy": ProxySettings.model_fields,
+            "runner": RunnerSettings.model_fields,
+            "upstreams": UpstreamSettings.model_fields,
+        }
         tables = [fields[part] for part in name.split(".")[:-1] if part in fields]
         return f"Unknown setting '{name}' ({place}). Known: {', '.join((tables or [Settings.model_fields])[-1])}."
     value = "" if "key" in name or isinstance(problem["input"], dict) else f" = {problem['input']!r}"

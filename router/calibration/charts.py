@@ -165,27 +165,30 @@ def _shape(shape: Shape, x: float, y: float, r: float, style: str) -> str:
 
 
 def _labels(plane: _Plane, marks: Sequence[Mark]) -> list[str]:
-    """Labels beside their marks, each at the first of some places where it covers neither mark nor label."""
+    """Labels beside their marks, each at the first of some places where it covers neither mark nor label, or where it
+    covers the least."""
     taken = [(plane.x(m.x) - 5, plane.y(m.y) - 5, plane.x(m.x) + 5, plane.y(m.y) + 5) for m in marks]
+    right, bottom = _LEFT + plane.width, _TOP + plane.height
     drawn = []
     for mark in marks:
         if not mark.label:
             continue
         x, y, wide = plane.x(mark.x), plane.y(mark.y), _LETTER * len(mark.label)
+        above = max(_LEFT, min(x - wide / 2, right - wide))  # or below, and not beyond the edges
         places = [
             (left, top, left + wide, top + _LINE)
-            for reach in (0.0, 14.0, 28.0)
+            for reach in (0.0, 14.0, 28.0, 42.0)
             for left, top in (
                 (x + 9, y - 7 - reach),
                 (x - 9 - wide, y - 7 - reach),
                 (x + 9, y - 6 + reach),
                 (x - 9 - wide, y - 6 + reach),
-                (x - wide / 2, y - 22 - reach),
-                (x - wide / 2, y + 8 + reach),
+                (above, y - 22 - reach),
+                (above, y + 8 + reach),
             )
         ]
-        within = [p for p in places if p[0] >= _LEFT and p[2] <= _LEFT + plane.width and p[1] >= _TOP - 6]
-        place = next((p for p in within if not any(_cross(p, other) for other in taken)), (within or places)[0])
+        within = [p for p in places if p[0] >= _LEFT and p[2] <= right and p[1] >= _TOP - 6 and p[3] <= bottom]
+        place = min(within or places, key=lambda p: sum(_shared(p, other) for other in taken))
         taken.append(place)
         drawn.append(
             f'<text class="label {mark.style}" x="{place[0]:.1f}" y="{place[3] - 3:.1f}">{escape(mark.label)}</text>'
@@ -193,5 +196,6 @@ def _labels(plane: _Plane, marks: Sequence[Mark]) -> list[str]:
     return drawn
 
 
-def _cross(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _shared(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """The area that two boxes share."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Fit the router to your own documents and model.
 
-    `run` answers a set of questions with every strategy and scores the answers, `import` reads outcomes measured
+    `run` answers a set of questions with several strategies and scores the answers, `import` reads outcomes measured
     elsewhere, `fit` makes a policy of outcomes, `report` shows what it is worth, `drift` whether it
     still holds. docs/calibration.md has an example from beginning to end.
     """,
@@ -41,7 +41,12 @@ def run_command(
         "outcomes.jsonl"
     ),
     strategy: Annotated[
-        list[str] | None, typer.Option(help="Strategy to run; repeat for several. Default: all.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Strategy to run; repeat for several. Default: full, rag and compressed, which take one call each; "
+            "those of several calls are run where they are named.",
+            show_default=False,
+        ),
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="Model to run; repeat for several. Default: the configured one.")
@@ -59,22 +64,21 @@ def run_command(
     engine: Annotated[Literal["asyncio", "ray"], typer.Option(help="`ray`: in several processes.")] = "asyncio",
     workers: Annotated[int, typer.Option(min=1, help="Processes of the engine ray.")] = 2,
 ) -> None:
-    """Answer every question with every strategy and model, score the answers, append the outcomes to a file.
+    """Answer every question with each strategy and model, score the answers, append the outcomes to a file.
 
     Stop it whenever you like: the same command goes on where it was. Failed calls are kept, with score 0.
 
     Example: `longroute calibrate run questions.jsonl --model gpt-4o-mini --max-cost 5`
     """
-    from ..assemble import strategy_names
     from ..settings import load_settings
     from .dataset import read_dataset
     from .partitions import run_on_ray
-    from .run import Options, run
+    from .run import OF_ONE_CALL, Options, run
 
     settings = load_settings(base_url=base_url)
     dataset = read_dataset(questions, scorer)
     options = Options(
-        strategies=tuple(strategy or strategy_names()),
+        strategies=tuple(strategy or OF_ONE_CALL),
         models=tuple(model or [settings.model]),
         judge=judge,
         temperature=temperature,

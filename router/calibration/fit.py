@@ -70,9 +70,49 @@ def update(
     return WeightBelief(mean, np.linalg.inv(curvature))
 
 
-def loosened(belief: WeightBelief, deviation: float) -> WeightBelief:
-    """The belief as a prior for something alike but not equal: with a variance of its own added."""
-    return WeightBelief(belief.mean, belief.covariance + deviation**2 * np.eye(len(belief.mean)))
+def loosened(belief: WeightBelief, deviation: float | Floats) -> WeightBelief:
+    """The belief as a prior for something alike but not equal: with a variance of its own added.
+
+    deviation: of every weight, or of each, shape (p,).
+    """
+    own = np.diag(np.broadcast_to(np.square(deviation), belief.mean.shape))
+    return WeightBelief(belief.mean, belief.covariance + own)
+
+
+def nested(
+    rows: Floats,
+    scores: Floats,
+    offsets: Floats,
+    models: Sequence[str],
+    tier_of: Mapping[str, str],
+    *,
+    deviation: float | Floats,
+    level_deviation: float | Floats,
+) -> dict[str, WeightBelief]:
+    """Beliefs down the levels: `common` to all models, `tier:NAME` from there, and each model from its tier.
+
+    rows, scores, offsets: as `update` takes them, one for each entry of models. deviation: of weights from 0, of all
+    models; level_deviation: of a tier from all models, and of a model from its tier; one number, or shape (p,).
+    """
+    names = np.array(models)
+    tiers = np.array([tier_of[model] for model in models])
+    nothing = WeightBelief(np.zeros(rows.shape[1]), np.zeros((rows.shape[1], rows.shape[1])))
+    common = update(loosened(nothing, deviation), rows, scores, offsets, weight=_weight(names))
+    levels = {"common": common}
+    for tier in sorted(set(tier_of.values())):
+        of_tier = tiers == tier
+        belief = update(
+            loosened(common, level_deviation),
+            rows[of_tier],
+            scores[of_tier],
+            offsets[of_tier],
+            weight=_weight(names[of_tier]),
+        )
+        levels[f"tier:{tier}"] = belief
+        for model in sorted(set(names[of_tier])):
+            own = names == model
+            levels[_level_name(model)] = update(loosened(belief, level_deviation), rows[own], scores[own], offsets[own])
+    return levels
 
 
 def train(
@@ -99,26 +139,20 @@ def train(
     beliefs: dict[str, dict[str, WeightBelief]] = {}
     for strategy in sorted({outcome.strategy for outcome in rows}):
         mine = np.array([outcome.strategy == strategy for outcome in rows])
-        models = np.array([outcome.model for outcome in rows])
-        nothing = WeightBelief(np.zeros(len(INPUTS)), np.diag(np.full(len(INPUTS), COMMON_DEVIATION**2)))
-        common = update(nothing, rescaled[mine], scores[mine], starts[mine], weight=_weight(models[mine]))
-        levels = {}
-        tiers = sorted(set(tier_of.values()))
-        for tier in tiers:
-            of_tier = mine & np.array([tier_of[model] == tier for model in models])
-            belief = update(
-                loosened(common, LEVEL_DEVIATION),
-                rescaled[of_tier],
-                scores[of_tier],
-                starts[of_tier],
-                weight=_weight(models[of_tier]),
-            )
-            levels[f"tier:{tier}"] = loosened(belief, UNSEEN_DEVIATION)  # as believed of a model not seen
-            for model in sorted(set(models[of_tier])):
-                own = of_tier & (models == model)
-                prior = loosened(belief, LEVEL_DEVIATION)
-                levels[_level_name(model)] = update(prior, rescaled[own], scores[own], starts[own])
-        beliefs[strategy] = {"common": loosened(common, UNSEEN_DEVIATION), **levels}
+        levels = nested(
+            rescaled[mine],
+            scores[mine],
+            starts[mine],
+            [outcome.model for outcome in rows if outcome.strategy == strategy],
+            tier_of,
+            deviation=COMMON_DEVIATION,
+            level_deviation=LEVEL_DEVIATION,
+        )
+        beliefs[strategy] = {
+            # A tier and all models speak for a model that was not seen; a model with outcomes for itself.
+            level: loosened(belief, UNSEEN_DEVIATION) if level == "common" or level.startswith("tier:") else belief
+            for level, belief in levels.items()
+        }
     return LearnedWeights(center, scale, beliefs, {**trained, **_described(rows)})
 
 

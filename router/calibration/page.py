@@ -85,6 +85,9 @@ def _notes(notes: Sequence[str]) -> str:
     return f'<aside aria-label="Notes"><b>Before you conclude</b><ul>{items}</ul></aside>'
 
 
+_FEW_STRATEGIES = 4  # whose names find room in a chart of the usual height
+
+
 def _frontier(frontier: Json, overall: Json) -> str:
     dollars = frontier["unit"] == "usd"
     points = frontier["points"]
@@ -102,11 +105,19 @@ def _frontier(frontier: Json, overall: Json) -> str:
     if frontier["router"]:
         lines.append(Line(frontier["router"], "router"))
     marks = [
-        Mark(p["cost"], p["quality"], _SHAPES[p["kind"]], p["kind"], p["name"], size=7 if p["kind"] == "single" else 5)
+        Mark(
+            p["cost"],
+            p["quality"],
+            _SHAPES[p["kind"]],
+            p["kind"],
+            p["name"].removeprefix("always "),  # the legend says so; with six strategies there is no room to repeat it
+            size=7 if p["kind"] == "single" else 5,
+        )
         for p in points  # a strategy that the router always takes shows behind the router
     ]
     told = "; ".join(f"{p['name']}: {100 * p['quality']:.1f} % at {x.write(p['cost'])}" for p in points)
-    drawn = chart("frontier", "Quality against cost", f"{told}.", x, y, lines=lines, marks=marks)
+    height = 320.0 if len(singles) <= _FEW_STRATEGIES else 420.0
+    drawn = chart("frontier", "Quality against cost", f"{told}.", x, y, lines=lines, marks=marks, height=height)
     legend = [
         *((key(shape, kind), _KINDS[kind]) for kind, shape in _SHAPES.items()),
         (key("line", "hull"), "the best that mixing single strategies can reach"),

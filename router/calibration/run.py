@@ -29,12 +29,15 @@ from .observe import Observer
 from .outcomes import Outcome, read_outcomes, to_line
 from .score import judge_call, score, verdict
 
+OF_ONE_CALL = ("full", "rag", "compressed")
+"""What is run where nobody names strategies: the bill of those of several calls is several times as long."""
+
 Key = tuple[str, str, str]  # case, model, strategy
 Progress = Callable[["Summary"], None]
 
 _HOPELESS = 10  # failures in a row, all of a kind that no other question would mend
 _HOPELESS_STATUS = (401, 403, 404)  # key refused, model or address unknown
-_SHAPING_SETTINGS = ("rag_budget_tokens", "embedding_model", "max_output_tokens", "tokenizer")
+_SHAPING_SETTINGS = ("rag_budget_tokens", "embedding_model", "max_output_tokens", "tokenizer", "agents")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,10 @@ def resume(dataset: Dataset, settings: Settings, options: Options, out: Path) ->
         raise CalibrationError(
             f"{out} is there, but {side.name}, which says what it was made from, cannot be read. Name another file."
         ) from error
-    changed = [name for name, value in made_from.items() if name != "longroute" and before.get(name) != value]
+    # What an older version did not write down is not held against its file.
+    changed = [
+        name for name, value in made_from.items() if name != "longroute" and name in before and before[name] != value
+    ]
     if changed:
         differences = "; ".join(f"{name} was {before.get(name)!r} and is {made_from[name]!r}" for name in changed)
         raise CalibrationError(
@@ -283,8 +289,9 @@ class _Run:
 
     def _largest(self, strategy: str, features: Features, model: str) -> Usage:
         footprint = self._installed[strategy].footprint(features, self._observer.profile(model))
+        handed_on = (footprint.calls - 1) * features.max_output_tokens  # a call's reply stands in the next one's prompt
         return Usage(
-            prompt_tokens=math.ceil(footprint.prompt_tokens * (1 + features.token_error)),
+            prompt_tokens=math.ceil((footprint.prompt_tokens + handed_on) * (1 + features.token_error)),
             completion_tokens=footprint.calls * features.max_output_tokens,
         )
 
@@ -300,30 +307,27 @@ class _Run:
             features=job.features,
             task=job.case.task,
         )
+        paid: list[Usage] = []  # what went well before a failure has its price, too
+
+        def listener(call: Call, became: Reply | RouterError) -> None:
+            if isinstance(became, Reply):
+                paid.append(became.usage)
+
         try:
             answer = await self._router.aanswer(
-                job.case.question, job.case.documents, model=job.model, allowed=[job.strategy]
+                job.case.question, job.case.documents, listener=listener, model=job.model, allowed=[job.strategy]
             )
         except (ConfigError, MissingExtra):
             raise
         except RouterError as error:
             self._give_up_if_hopeless(error)
-            return replace(outcome, status="failed", error=f"{type(error).__name__}: {error}"), Usage()
+            failed = replace(outcome, status="failed", error=f"{type(error).__name__}: {error}")
+            return _with_usage(failed, sum(paid, Usage(cost_usd=Decimal(0)))), Usage()
         self._failures_in_a_row = 0
         latency_s = time.perf_counter() - started
         scored, note, judging = await self._scored(job.case, answer.text)
-        cost = answer.usage.cost_usd
-        return replace(
-            outcome,
-            score=scored,
-            prompt_tokens=answer.usage.prompt_tokens,
-            cached_tokens=answer.usage.cached_tokens,
-            completion_tokens=answer.usage.completion_tokens,
-            cost_usd=None if cost is None else float(cost),
-            latency_s=latency_s,
-            prediction=answer.text,
-            error=note,
-        ), judging
+        done = replace(outcome, score=scored, latency_s=latency_s, prediction=answer.text, error=note)
+        return _with_usage(done, answer.usage), judging
 
     async def _scored(self, case: Case, prediction: str) -> tuple[float, str, Usage]:
         """The score, what a person should know about it, and what the judge took."""
@@ -410,6 +414,16 @@ class _Run:
                 f"{_HOPELESS} calls in a row failed, the last with: {error} What was done is kept. Mend the cause and "
                 "run again with --retry-failed."
             ) from error
+
+
+def _with_usage(outcome: Outcome, usage: Usage) -> Outcome:
+    return replace(
+        outcome,
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+        cost_usd=None if usage.cost_usd is None else float(usage.cost_usd),
+    )
 
 
 class _AtTemperature(Backend):

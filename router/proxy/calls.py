@@ -1,7 +1,7 @@
 """Calls of our own in the words of the caller's API, and what comes back: replies, and the usage of any answer.
 
-Strategies of several calls ask the caller's own upstream, with the caller's own model and credentials. Leaves reading
-requests to `openai.py` and `anthropic.py`, and sending to `gateway.py`.
+Strategies of several calls ask the caller's own upstream with the caller's credentials, and its own model where the
+settings name no other for them. Leaves reading requests to `openai.py` and `anthropic.py`, and sending to `gateway.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ import orjson
 
 from ..core import Call, Reply, Usage
 from ..errors import BadReply
+from .body import as_string
 from .texts import Api
 
 _ANTHROPIC_DEFAULT_MAX_TOKENS = 1024
+_TOOLS = "tool_calls"  # the finish reason where a model asks for a tool; Anthropic's is `tool_use`
+_TOOL_ITEMS = ("function_call", "custom_tool_call", "mcp_approval_request")
 _LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
 
 # The two ends of a stream hold its usage: Anthropic says the prompt's first, everyone the rest last.
@@ -26,10 +29,14 @@ _WHOLE_BYTES = 4 << 20
 
 
 def call_body(api: Api, original: Mapping[str, Any], call: Call) -> bytes:
-    """The body of a call that is not the caller's own question: same API and model, none of the caller's tools."""
-    model = original.get("model", call.model)
+    """The body of a call that is not the caller's own question: same API, none of the caller's tools.
+
+    The model is the call's; where that is the caller's, too, it is named as the caller named it, or not at all.
+    """
     messages = [{"role": message.role, "content": message.content} for message in call.messages]
-    body: dict[str, Any] = {"model": model}
+    body: dict[str, Any] = {name: value for name, value in original.items() if name == "model"}
+    if call.model != as_string(original.get("model")):
+        body = {"model": call.model}
     if api == "chat":
         # Which of the two names this server takes, the caller knows.
         limit = next((name for name in _LIMIT_NAMES if name in original), _LIMIT_NAMES[0])
@@ -59,6 +66,8 @@ def reply_of(api: Api, body: bytes, content_type: bytes = b"application/json") -
     except orjson.JSONDecodeError:
         raise BadReply(f"The upstream answered a call with {len(body)} bytes that are not JSON.") from None
     text, reason = _said(api, data) if isinstance(data, dict) else (None, "")
+    if text is None and "tool" in reason:
+        text = ""  # the model says nothing yet: it asks for a tool of the caller's
     if text is None:
         raise BadReply("The upstream answered a call with something that is not a completion.")
     return Reply(text, _usage(data) or Usage(), finish_reason=reason, model=str(data.get("model", "")))
@@ -84,6 +93,9 @@ def _streamed(event: object) -> tuple[str, str]:
     kind = event.get("type")
     if kind == "response.output_text.delta":
         return str(event.get("delta", "")), ""
+    if kind == "response.output_item.done":
+        item = event.get("item")
+        return "", _TOOLS if isinstance(item, dict) and item.get("type") in _TOOL_ITEMS else ""
     delta: Any = event.get("delta")
     if isinstance(delta, dict):
         return str(delta.get("text") or ""), str(delta.get("stop_reason") or "")
@@ -101,12 +113,14 @@ def _said(api: Api, data: dict[str, Any]) -> tuple[str | None, str]:
         if api in ("chat", "completions"):
             choice = data["choices"][0]
             text = choice["message"]["content"] if api == "chat" else choice["text"]
-            return text if isinstance(text, str) else None, str(choice.get("finish_reason") or "stop")
+            reason = choice.get("finish_reason") or "stop"
+            return text if isinstance(text, str) else None, _TOOLS if reason == "function_call" else str(reason)
         if api == "messages":
             parts, reason = data["content"], data.get("stop_reason")
         else:
             parts = [part for item in data["output"] if item.get("type") == "message" for part in item["content"]]
-            reason = data.get("status")
+            tools = any(item.get("type") in _TOOL_ITEMS for item in data["output"])
+            reason = _TOOLS if tools else data.get("status")
         texts = [part["text"] for part in parts if part.get("type") in ("text", "output_text")]
         return "".join(texts) if texts else None, str(reason or "stop")
     except (KeyError, IndexError, TypeError, AttributeError):

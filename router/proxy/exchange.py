@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ import httpx
 from ..core import Usage
 from .access import Caller
 from .calls import UsageReader
-from .headers import RequestHead, read_response, with_length
+from .headers import RequestHead, for_own_call, read_response, with_length
 from .refusals import ClientGone, Refused
 from .telemetry import ErrorKind, Metrics, log_upstream_error
 from .upstreams import Upstream
@@ -44,7 +45,8 @@ class Whole:
 class Exchange:
     """status: of the answer, once it is known. answering: it has begun. finished: the client has all of it.
 
-    spent: by calls of a strategy's own, before the one that is answered with.
+    spent: by calls of a strategy's own, before the one that is answered with, at the price of each one's model.
+    calls: sent to the upstream so far, whatever became of them.
     held_bytes: of its body, in memory.
     uploaded: set when a body that is passed on in pieces has come to its end; None where it was read whole.
     """
@@ -64,7 +66,8 @@ class Exchange:
     finished: bool = False
     uploaded: asyncio.Event | None = None
     held_bytes: int = 0
-    spent: Usage = field(default_factory=Usage)
+    spent: Usage = field(default_factory=lambda: Usage(cost_usd=Decimal(0)))
+    calls: int = 0
 
     # ---- the client's end --------------------------------------------------------------------------------------------
 
@@ -135,12 +138,22 @@ class Exchange:
 
     # ---- the upstream's end ------------------------------------------------------------------------------------------
 
-    async def ask(self, upstream: Upstream, body: bytes | AsyncIterator[bytes], length: int | None = None) -> Response:
+    async def ask(
+        self,
+        upstream: Upstream,
+        body: bytes | AsyncIterator[bytes],
+        length: int | None = None,
+        *,
+        own: bool = False,
+    ) -> Response:
         """The upstream's answer, its body not yet read. Raises Refused where there is none.
 
-        length: of a body that is not the one that came.
+        length: of a body that is not the one that came. own: the answer is to be read here, not only handed on.
         """
-        headers = self.head.forwarded if length is None else with_length(self.head.forwarded, length)
+        headers = self.head.forwarded
+        if length is not None:
+            headers = for_own_call(headers, length) if own else with_length(headers, length)
+        self.calls += 1
         try:
             return await upstream.pool.send(
                 self.method.encode("ascii"),

@@ -94,6 +94,18 @@ def with_length(headers: Headers, length: int) -> Headers:
     return [*(item for item in headers if item[0] != b"content-length"), (b"content-length", b"%d" % length)]
 
 
+def for_own_call(headers: Headers, length: int) -> Headers:
+    """The same for a call that the client did not make, whose answer must be read here.
+
+    Of encodings gzip only, where the client takes it; and no key by which a server knows a request that it has had.
+    """
+    kept = [item for item in with_length(headers, length) if item[0] != b"idempotency-key"]
+    return [
+        (name, b"gzip" if b"gzip" in value.lower() else b"identity") if name == b"accept-encoding" else (name, value)
+        for name, value in kept
+    ]
+
+
 def with_key(headers: Headers, key: str, *, anthropic: bool = False) -> Headers:
     """The same with this key in place of the caller's, in the caller's dialect; without any key where it is empty.
 

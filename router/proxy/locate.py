@@ -221,7 +221,9 @@ def _located(conversation: Conversation, found: _Found, question: str, question_
     documents, places = [], []
     for i, (start, end) in sorted(found.documents):
         title = texts[i].title
-        documents.append(Document(texts[i].text[start:end], title if titles[title] == 1 else ""))
+        # Turns know their speaker, so that retrieval takes them for what they are: parts of one conversation.
+        speaker = texts[i].role if found.shape == "conversation" else ""
+        documents.append(Document(texts[i].text[start:end], title if titles[title] == 1 else "", speaker=speaker))
         places.append(Place(texts[i].path, start, end))
     return Located(
         question=question,

@@ -7,6 +7,7 @@ Whatever fails before the upstream has answered, the original goes out, and a he
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,16 +16,16 @@ from typing import Any, TypeVar
 
 import httpx
 
-from ..backends.complaint import parse_complaint
-from ..core import Answer, Call, Outcome, Usage
+from ..backends.complaint import parse_complaint, retry_after_s
+from ..core import Call, Message, Outcome, Usage
 from ..costs import charge
-from ..errors import BackendUnavailable, ContextTooLong, NoFeasibleStrategy, RouterError
+from ..errors import BackendError, BackendUnavailable, ContextTooLong, NoFeasibleStrategy, RouterError
 from ..router import BaseRouter, smaller
 from ..settings import ProxySettings
 from .calls import UsageReader, call_body, reply_of
 from .exchange import Exchange, Whole
 from .headers import ours, value_of
-from .recording import estimate_in_brief, record_of
+from .recording import estimate_in_brief, places_in_brief, record_of
 from .records import DecisionLog, Record, Stage
 from .refusals import Refused
 from .routing import FULL, OFF, CannotFollow, Considered, Steering, Step, consider, rescue, resume, without_our_fields
@@ -41,6 +42,7 @@ _BACKLOG = 16
 _COMPLAINT_BYTES = 1 << 20  # of a refusal, to be understood; some servers repeat the whole request in it
 _REPLY_BYTES = 64 << 20
 _REFUSALS = (400, 413, 422)
+_PATIENCE_S = 60.0  # longest wait that a server may ask for before a call of a strategy's own is sent once more
 _TRACE_HEADERS = (b"traceparent", b"tracestate", b"baggage")
 
 
@@ -87,12 +89,13 @@ class LongTexts:
         except Exception as error:
             log_fail_open("warm-up", "prepare", error)
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
+    async def in_thread(self, work: Callable[[], T], *, begun: bool = False) -> T:
         """Own work off the event loop. Raises TimeoutError past the budget, and at once where too much is waiting.
 
         A thread cannot be stopped: what it finds after that is lost, but for the caches it fills.
+        begun: calls were paid for already, so this is not turned away however much is waiting.
         """
-        if self._under_way >= _BACKLOG:
+        if self._under_way >= _BACKLOG and not begun:
             raise TimeoutError
         self._under_way += 1
         running = asyncio.get_running_loop().run_in_executor(self._workers, work)
@@ -132,7 +135,7 @@ class LongTexts:
                         upstream=upstream.name,
                     )
                 )
-            original = replace(considered, strategy=OFF, body=considered.original, step=None)
+            original = _as_it_came(considered)
             return *await self._carried_out(exchange, upstream, api, considered, watch), None
         except CannotFollow as error:
             raise Refused(400, "bad_request", str(error)) from None
@@ -144,6 +147,8 @@ class LongTexts:
             if original.decision is None and b'"longroute"' in raw:
                 with suppress(Exception):  # the upstream may refuse fields that it does not know
                     original = replace(original, body=without_our_fields(raw, api))
+            if original.tokens_before is not None:  # what the strategy's own calls took was spent in vain
+                original = replace(original, tokens_after=original.tokens_before + exchange.spent.prompt_tokens)
             reason = f"{stage} failed ({type(error).__name__}), so the request went out as it came"
             return replace(original, reason=reason), None, stage
 
@@ -155,40 +160,63 @@ class LongTexts:
         while (step := considered.step) is not None:
             watch.enter("plan")
             outcomes = await self._perform(exchange, upstream, api, step, said)
-            resumed = await self.in_thread(lambda c=considered, o=outcomes: resume(c, o, upstream.router))  # type: ignore[misc]
-            if isinstance(resumed, Answer):
-                if resumed.text not in said:
+            resumed = await self.in_thread(
+                lambda c=considered, o=outcomes: resume(c, o, upstream.router),  # type: ignore[misc]
+                begun=True,
+            )
+            if isinstance(resumed, tuple):
+                considered, text = resumed
+                if text not in said:
                     raise RuntimeError("the strategy ended with an answer that is not the upstream's")
-                return replace(considered, step=None, shown=resumed.passages), said[resumed.text]
+                return considered, said[text]
             considered = resumed
         return considered, None
 
     async def _perform(
         self, exchange: Exchange, upstream: Upstream, api: Api, step: Step, said: dict[str, Whole]
     ) -> tuple[Outcome, ...]:
-        """What became of each call, in order. Answers to the caller's own question are added to `said`."""
+        """What became of each call, in order. Answers to the caller's own question are added to `said`.
+
+        Where the server names a time to come back at, that is waited for, once: plans have no clock. What else may
+        help against a failure is theirs to try.
+        """
 
         async def one(call: Call, body: bytes | None) -> Outcome:
             sent = call_body(api, step.original, call) if body is None else body
             try:
-                response = await exchange.ask(upstream, sent, len(sent))
+                response = await exchange.ask(upstream, sent, len(sent), own=True)
                 whole = Whole(response.status, response.headers, await response.read(_REPLY_BYTES), counted=True)
                 if whole.status != 200:
-                    return parse_complaint(whole.body[:_COMPLAINT_BYTES]).error(
-                        whole.status, call, server=upstream.name, key="the caller's key"
+                    said_of_it = parse_complaint(_decoded(whole)[:_COMPLAINT_BYTES])
+                    seen = Message("user", sent.decode(errors="replace"))  # what may be repeated, and must not be noted
+                    return said_of_it.error(
+                        whole.status,
+                        replace(call, messages=(*call.messages, seen)),
+                        server=upstream.name,
+                        key="the caller's key",
+                        retry_after_s=_asked_to_wait_s(whole),
                     )
                 reply = reply_of(api, _decoded(whole), value_of(whole.headers, b"content-type"))
             except (Refused, httpx.HTTPError) as error:
                 return BackendUnavailable(f"{upstream.name} broke off a call ({type(error).__name__}).")
             except RouterError as error:
                 return error
+            reply = replace(reply, usage=charge(reply.usage, upstream.router.profile_of(call.model)))
             exchange.spent += reply.usage
             if body is not None:
                 said[reply.text] = whole
-            profile = upstream.router.profile_of(call.model)
-            return replace(reply, usage=charge(reply.usage, profile))
+            return reply
 
-        tasks = [asyncio.ensure_future(one(c, b)) for c, b in zip(step.calls, step.bodies, strict=True)]
+        async def patiently(call: Call, body: bytes | None) -> Outcome:
+            outcome = await one(call, body)
+            if isinstance(outcome, BackendError) and outcome.retryable and outcome.retry_after_s is not None:
+                if outcome.retry_after_s > _PATIENCE_S:
+                    return outcome
+                await asyncio.sleep(outcome.retry_after_s)
+                outcome = await one(call, body)
+            return outcome
+
+        tasks = [asyncio.ensure_future(patiently(c, b)) for c, b in zip(step.calls, step.bodies, strict=True)]
         try:
             return tuple(await asyncio.gather(*tasks))
         finally:
@@ -218,7 +246,7 @@ class LongTexts:
             raise Refused(502, None, f"The upstream {upstream.name!r} broke off a refusal.") from None
         if considered.rewritten:  # it might have taken the original
             reason = f"the upstream refused the shorter request ({refusal.status}), so the original was sent"
-            considered = replace(considered, strategy=OFF, reason=reason, body=considered.original, shown=())
+            considered = replace(_as_it_came(considered), reason=reason)
             return await exchange.ask(upstream, considered.body, len(considered.body)), considered, "refused"
         shorter = smaller(considered.decision) if considered.decision and _too_long(refusal) else None
         if shorter is None:
@@ -255,10 +283,11 @@ class LongTexts:
         if usage is not None and considered.request is not None:
             if considered.strategy == FULL and considered.body == considered.original:
                 upstream.router.sent_in_full(considered.request, usage)
-            usage = charge(usage + exchange.spent, upstream.router.profile_of(considered.request.model))
+            usage = charge(usage, upstream.router.profile_of(considered.request.model)) + exchange.spent
         record = replace(
             self._recorded(considered, exchange, upstream, api, failed),
             status=exchange.status,
+            calls=exchange.calls,
             usage=usage,
             timings_s=dict(watch.timings_s),
         )
@@ -278,12 +307,21 @@ def _rehearse(router: BaseRouter) -> None:
         plan.close()
 
 
+def _as_it_came(considered: Considered) -> Considered:
+    return replace(considered, strategy=OFF, body=considered.original, step=None, shown=(), notes=(), unread=())
+
+
 def _too_long(refusal: Whole) -> bool:
     try:
         complaint = parse_complaint(_decoded(refusal)[:_COMPLAINT_BYTES])
     except httpx.DecodingError:
         return False
     return isinstance(complaint.error(refusal.status, Call((), ""), server="", key=""), ContextTooLong)
+
+
+def _asked_to_wait_s(whole: Whole) -> float | None:
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in whole.headers}
+    return retry_after_s(headers, time.time())
 
 
 def _decoded(whole: Whole) -> bytes:
@@ -302,6 +340,8 @@ def _headers(considered: Considered, decision_id: str, failed: Stage | None) -> 
         tokens_before=considered.tokens_before,
         tokens_after=considered.tokens_after,
         estimate=estimate_in_brief(considered),
+        unread=places_in_brief(considered.unread),
+        notes="; ".join(considered.notes) or None,
         holdout="true" if considered.holdout else None,
         fail_open=failed,
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 
-from ..core import Estimate
+from ..core import Estimate, Passage
 from ..outputs import estimate_output
 from .exchange import Exchange
 from .records import Record, Shown, Stage
 from .routing import FULL, OFF, Considered
 from .texts import Api
+
+_PLACES_IN_BRIEF = 8
 
 
 def record_of(considered: Considered, exchange: Exchange, upstream: str, api: Api, failed: Stage | None) -> Record:
@@ -52,9 +55,9 @@ def record_of(considered: Considered, exchange: Exchange, upstream: str, api: Ap
         quality_interval=sent.quality_interval if sent else None,
         quality_full=full.quality if full else None,
         quality_full_interval=full.quality_interval if full else None,
-        citations=tuple(
-            Shown(p.document_id, _path(considered, p.document_id), p.start, p.end, p.score) for p in considered.shown
-        ),
+        citations=_places(considered, considered.shown),
+        unread=_places(considered, considered.unread),
+        notes=considered.notes,
     )
 
 
@@ -67,9 +70,22 @@ def estimate_in_brief(considered: Considered) -> str | None:
     if sent.quality_interval:
         said.append(f"quality_90={_share(sent.quality_interval[0])}-{_share(sent.quality_interval[1])}")
     said.append(f"cost_usd={_dollars(sent.cost_usd)}")
+    if sent.calls > 1:
+        said.append(f"calls={sent.calls}")
     if full is not None and full is not sent:
         said += [f"full_quality={_share(full.quality)}", f"full_cost_usd={_dollars(full.cost_usd)}"]
     return "; ".join(said)
+
+
+def places_in_brief(stretches: Sequence[Passage]) -> str | None:
+    """One line for a header: which characters of which documents."""
+    named = [f"{p.document_id} {p.start}-{p.end}" for p in stretches[:_PLACES_IN_BRIEF]]
+    more = len(stretches) - len(named)
+    return "; ".join([*named, *([f"{more} more"] if more else [])]) or None
+
+
+def _places(considered: Considered, stretches: Sequence[Passage]) -> tuple[Shown, ...]:
+    return tuple(Shown(p.document_id, _path(considered, p.document_id), p.start, p.end, p.score) for p in stretches)
 
 
 def _estimate(considered: Considered, strategy: str) -> Estimate | None:

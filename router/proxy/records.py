@@ -51,9 +51,10 @@ class Record:
     token_error: their relative error. cost_before_usd, cost_after_usd: estimated likewise.
     quality, quality_full: estimated for what was sent and for the whole text, with 90 % intervals.
     fail_open: the stage that failed, so the original was sent; "" where none did.
-    status: of the upstream's answer. usage: as the upstream reports it, over all calls, with its cost where the price
-    is known (see `costs.charge`).
+    status: of the upstream's answer. calls: sent to the upstream, those of a strategy's own among them. usage: as the
+    upstream reports it, over all calls, with its cost where the prices are known (see `costs.charge`).
     timings_s: seconds from the start of each phase to its end.
+    unread, notes: what a strategy of several calls says of its way: what no call has seen, and what went otherwise.
     """
 
     id: str
@@ -83,9 +84,12 @@ class Record:
     quality_full_interval: tuple[float, float] | None = None
     fail_open: Stage | Literal[""] = ""
     status: int | None = None
+    calls: int = 0
     usage: Usage | None = None
     timings_s: Mapping[Phase, float] = field(default_factory=dict)
     citations: tuple[Shown, ...] = ()
+    unread: tuple[Shown, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -195,9 +199,12 @@ class RecordOutput(_Output):
     quality_full_interval: tuple[float, float] | None
     fail_open: str = Field(description="The stage that failed, so the original was sent; else empty.")
     status: int | None
-    usage: UsageOutput | None = Field(description="As reported by the upstream.")
+    calls: int = Field(description="Calls sent to the upstream, those of a strategy's own among them.")
+    usage: UsageOutput | None = Field(description="As reported by the upstream, over all calls.")
     timings_s: dict[str, float]
     citations: list[ShownOutput] = Field(description="The passages sent; empty where that was the whole text.")
+    unread: list[ShownOutput] = Field(description="What no call has seen, where the strategy was to read everything.")
+    notes: list[str] = Field(description="What went differently from the decision, as the strategy says.")
 
 
 def decision_row(record: Record) -> DecisionRow:

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 import orjson
 
-from ..core import Answer, Call, Decision, Outcome, Passage, Plan, Prefer, Request
+from ..core import Answer, Call, Decision, Outcome, Passage, Plan, Prefer, Reply, Request
 from ..errors import ConfigError, NoFeasibleStrategy, RouterError
 from ..router import BaseRouter, Options
 from .anthropic import read_messages
@@ -73,7 +73,9 @@ class Considered:
     raw: the body as it came. original: the same without our own fields: what is sent where all else fails.
     body: what to send. step: what must be called before there is a body; None where it is ready.
     forced: the request named the strategy. holdout: drawn to be sent as it came.
-    shown: the passages in the body. tokens_before, tokens_after: estimated, of the prompt as it came and as sent.
+    shown: the passages in the body. tokens_before, tokens_after: estimated, of the prompt as it came and as sent, with
+    tokens_spent, of the calls of a strategy's own up to now.
+    notes, unread: what the strategy says of its way (see `core.Answer`).
     """
 
     strategy: str
@@ -91,6 +93,9 @@ class Considered:
     shown: tuple[Passage, ...] = ()
     tokens_before: int | None = None
     tokens_after: int | None = None
+    tokens_spent: int = 0
+    notes: tuple[str, ...] = ()
+    unread: tuple[Passage, ...] = ()
 
     @property
     def rewritten(self) -> bool:
@@ -171,7 +176,9 @@ def consider(
 
     watch.enter("decide")
     prefix_key = _prefix_key(raw, located.places[-1], upstream)
-    request, decision = _decided(router, conversation, located, options, prefix_key)
+    request, decision = _decided(
+        router, conversation, located, options, prefix_key, streamed=body.get("stream") is True
+    )
     located = replace(located, documents=request.documents)  # named now, where the request named none
     tokens_before = sum(
         (decision.features.document_tokens, decision.features.question_tokens, decision.features.instruction_tokens)
@@ -219,12 +226,23 @@ def rescue(considered: Considered, router: BaseRouter, strategy: str) -> Conside
     return _advance(rescued, router.plan(considered.request, decision), orjson.loads(considered.raw), router)
 
 
-def resume(considered: Considered, outcomes: tuple[Outcome, ...], router: BaseRouter) -> Considered | Answer:
-    """Go on with a strategy of several calls. The Answer, where it has one without a last call of the caller's own."""
+def resume(
+    considered: Considered, outcomes: tuple[Outcome, ...], router: BaseRouter
+) -> Considered | tuple[Considered, str]:
+    """Go on with a strategy of several calls. Where it ends without a last call of the caller's own: the text of its
+    answer, beside what became of the request."""
     step = considered.step
     assert step is not None
+    for call, outcome in zip(step.calls, outcomes, strict=True):
+        if isinstance(outcome, Reply):
+            spent = considered.tokens_spent + (outcome.usage.prompt_tokens or _prompt_tokens(call, considered, router))
+            considered = replace(considered, tokens_spent=spent)
     sent = outcomes if step.together else outcomes[0]
-    return _advance_or_answer(considered, step.plan, sent, step.original, router)
+    advanced = _advance_or_answer(considered, step.plan, sent, step.original, router)
+    if isinstance(advanced, Considered):
+        return advanced
+    ended = replace(_told(considered, advanced), step=None, shown=advanced.passages)
+    return replace(ended, tokens_after=considered.tokens_spent), advanced.text
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
@@ -248,7 +266,13 @@ def _options(conversation: Conversation, steering: Steering) -> dict[str, object
 
 
 def _decided(
-    router: BaseRouter, conversation: Conversation, located: Located, options: Mapping[str, Any], prefix_key: str
+    router: BaseRouter,
+    conversation: Conversation,
+    located: Located,
+    options: Mapping[str, Any],
+    prefix_key: str,
+    *,
+    streamed: bool,
 ) -> tuple[Request, Decision]:
     asked: Options = {
         "model": conversation.model,
@@ -267,6 +291,8 @@ def _decided(
         asked["min_quality"] = options["min_quality"]
     request, decision = router.prepare(located.question, located.documents, **asked)
     wish = options.get("strategy")
+    if wish in (None, AUTO) and streamed and decision.estimate.calls > 1:
+        return _at_once(router, located, asked, request, decision)
     if wish in (None, AUTO, decision.strategy):
         return request, decision
     estimate = next((estimate for estimate in decision.estimates if estimate.strategy == wish), None)
@@ -277,6 +303,23 @@ def _decided(
         raise NoFeasibleStrategy(f"{wish} was asked for, but {estimate.infeasible}.")
     reasons = (f"the request asked for {wish}; {decision.strategy} would have been chosen", *decision.reasons)
     return request, replace(decision, strategy=estimate.strategy, reasons=reasons)
+
+
+def _at_once(
+    router: BaseRouter, located: Located, asked: Options, request: Request, decision: Decision
+) -> tuple[Request, Decision]:
+    """The decision among what begins to answer at once: who streams reads along. As it was where there is nothing."""
+    quick = [e.strategy for e in decision.estimates if e.feasible and e.calls == 1]
+    if not quick:
+        return request, decision
+    asked = asked.copy()
+    asked["allowed"] = quick
+    try:
+        request, again = router.prepare(located.question, located.documents, **asked)
+    except RouterError:  # the policy knows no other strategy
+        return request, decision
+    reason = f"the answer is streamed, and {decision.strategy} would begin it after other calls only"
+    return request, replace(again, reasons=(*again.reasons[:1], reason, *again.reasons[1:]))
 
 
 def _better_untouched(decision: Decision, located: Located) -> str:
@@ -321,8 +364,9 @@ def _advance_or_answer(
         answer: Answer = finished.value
         return answer
     if isinstance(step, Call) and step.final and step.context:
-        plan.close()
-        return _shown(considered, step, router)
+        shown = _shown(considered, step, router)
+        told = _told_so_far(plan)
+        return shown if told is None else _told(shown, told)
     calls = (step,) if isinstance(step, Call) else step
     bodies = tuple(_asked_about(call.context, considered) if call.context else None for call in calls)
     return replace(considered, step=Step(plan, calls, not isinstance(step, Call), bodies, original))
@@ -330,15 +374,49 @@ def _advance_or_answer(
 
 def _shown(considered: Considered, call: Call, router: BaseRouter) -> Considered:
     """The caller's request with the call's context in place of the documents."""
-    assert considered.request is not None and considered.decision is not None
-    features = considered.decision.features
-    context_tokens = sum(router.count_tokens(text, considered.request.model) for text in call.context)
     return replace(
         considered,
         body=_asked_about(call.context, considered),
         step=None,
         shown=call.passages,
-        tokens_after=features.question_tokens + features.instruction_tokens + context_tokens,
+        tokens_after=considered.tokens_spent + _prompt_tokens(call, considered, router),
+    )
+
+
+def _prompt_tokens(call: Call, considered: Considered, router: BaseRouter) -> int:
+    """Estimated, of a call as it is sent: the caller's question about a context, or messages of the strategy's own."""
+    assert considered.decision is not None
+    features, around = considered.decision.features, 0
+    if call.context:
+        around = features.question_tokens + features.instruction_tokens
+    texts = call.context or tuple(message.content for message in call.messages)
+    return around + sum(router.count_tokens(text, call.model) for text in texts)
+
+
+def _told_so_far(plan: Plan) -> Answer | None:
+    """What a plan has to say of its way to the last call, whose reply goes to the client and never passes by here.
+
+    So the plan is told of another in its place; only what does not depend on it is of any worth.
+    """
+    try:
+        plan.send(Reply("."))
+    except StopIteration as finished:
+        answer: Answer = finished.value
+        return answer
+    except Exception:  # it makes something of the reply that this one does not hold
+        return None
+    finally:
+        plan.close()
+    return None
+
+
+def _told(considered: Considered, answer: Answer) -> Considered:
+    return replace(
+        considered,
+        notes=answer.notes,
+        unread=answer.unread,
+        # A plan may have ended with another strategy, where a server said that the text does not fit.
+        strategy=answer.strategy or considered.strategy,
     )
 
 

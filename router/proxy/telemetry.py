@@ -75,6 +75,12 @@ class Metrics:
             ("side",),
             registry=registry,
         )
+        self._calls = Counter(
+            "longroute_calls",
+            "Calls sent to upstreams for considered requests, those of strategies' own among them",
+            ("upstream", "strategy"),
+            registry=registry,
+        )
         self._phases = Histogram(
             "longroute_phase_seconds",
             "Time of the phases of considered requests",
@@ -101,6 +107,7 @@ class Metrics:
     def completed(self, record: Record) -> None:
         """A considered request has ended; the record is as complete as it gets."""
         self._count(record.upstream, record.api, record.strategy, record.status)
+        self._calls.labels(record.upstream, record.strategy).inc(record.calls)
         for counter, before, after in (
             (self._tokens, record.tokens_before, record.tokens_after),
             (self._cost, record.cost_before_usd, record.cost_after_usd),
@@ -249,6 +256,8 @@ def _facts(record: Record) -> dict[str, str | bool | int | float | None]:
         "cost_before_usd": _dollars(record.cost_before_usd),
         "cost_after_usd": _dollars(record.cost_after_usd),
         "quality": record.quality,
+        "calls": record.calls,
+        "unread": len(record.unread),
         "fail_open": record.fail_open or None,
     }
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ..core import Citation, Document, Passage
+from .quotes import Source
 
 _NUMBERS = re.compile(r"\[(\d{1,3}(?:\s*[,;–-]\s*\d{1,3})*)\]")
 _QUOTES = re.compile(r"[\"“„«]([^\"“”„«»]{12,600})[\"”“»]")
@@ -16,13 +17,18 @@ def named_passages(answer: str, passages: Sequence[Passage]) -> tuple[Citation, 
 
     passages: as numbered in the prompt, from 1. Numbers that name no passage are ignored.
     """
+    return named_groups(answer, [(passage,) for passage in passages])
+
+
+def named_groups(answer: str, groups: Sequence[Sequence[Passage]]) -> tuple[Citation, ...]:
+    """The same where several passages have one number between them (see `prompts.numbered`): each of them is cited."""
     numbers = dict.fromkeys(number for group in _NUMBERS.findall(answer) for number in _expand(group))
-    return tuple(_cite(passages[number - 1]) for number in numbers if 1 <= number <= len(passages))
+    return tuple(_cite(passage) for number in numbers if 1 <= number <= len(groups) for passage in groups[number - 1])
 
 
 def verbatim_quotes(answer: str, documents: Iterable[Document]) -> tuple[Citation, ...]:
-    """Citations of the answer's quotations that stand word for word in a document; white space may differ."""
-    sources = tuple(documents)
+    """Citations of the answer's quotations that stand word for word in a document, as `quotes` compares words."""
+    sources = [(document.id, Source(document.text)) for document in documents]
     found = (_find(quote, sources) for quote in dict.fromkeys(_QUOTES.findall(answer)))
     return tuple(citation for citation in found if citation is not None)
 
@@ -33,14 +39,10 @@ def _expand(group: str) -> Iterable[int]:
         yield from range(first, last[-1] + 1 if last else first + 1)
 
 
-def _find(quote: str, documents: Sequence[Document]) -> Citation | None:
-    words = quote.strip(" .,;…").split()
-    if len(words) < 3 and len(quote) < 20:  # too little to be a quotation of anything in particular
-        return None
-    pattern = re.compile(r"\s+".join(map(re.escape, words)))
-    for document in documents:
-        if match := pattern.search(document.text):
-            return Citation(document.id, match.start(), match.end(), match.group(), 1.0)
+def _find(quote: str, sources: Sequence[tuple[str, Source]]) -> Citation | None:
+    for document_id, source in sources:
+        if found := source.find(quote.strip(" .,;…"), min_alignment=1.0):
+            return Citation(document_id, found.start, found.end, source.text[found.start : found.end], 1.0)
     return None
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..core import Answer, Call, Features, Footprint, ModelProfile, Passage, Plan, Reply, Request, Retriever
-from ..prompts import RAG_OVERHEAD_TOKENS, excerpts, rag_messages, refuses
-from .citations import named_passages, verbatim_quotes
+from ..prompts import RAG_OVERHEAD_TOKENS, excerpts, numbered, rag_messages, refuses
+from .citations import named_groups, verbatim_quotes
 from .full import TYPICAL_ANSWER_TOKENS
 
 # Seconds of retrieval per document token, two cores, nothing cached; benchmarks/preparation.py measures it.
@@ -37,7 +37,7 @@ class Rag:
         found = self._retriever.retrieve(request.question, request.documents, budget_tokens=self._budget_tokens)
         passages = _in_document_order(found, request)
         reply = yield Call(
-            rag_messages(passages, request.question, request.instructions),
+            rag_messages(passages, request.question, request.instructions, request.documents),
             model=request.model,
             max_output_tokens=request.max_output_tokens,
             question=request.question,
@@ -49,7 +49,7 @@ class Rag:
             reply.text,
             answered=reply.answered and not refuses(reply.text),
             citations=reply.citations
-            or named_passages(reply.text, passages)
+            or named_groups(reply.text, numbered(passages, request.documents))
             or verbatim_quotes(reply.text, request.documents),
             passages=passages,
         )

@@ -274,6 +274,36 @@ def test_rag_is_as_good_as_full_where_it_shows_the_whole_text() -> None:
     assert large["rag"].quality != pytest.approx(large["full"].quality, abs=0.02)
 
 
+def self_routed(f: Features, p: ModelProfile, *, calls: int, prompt_tokens: int) -> dict[str, Estimate]:
+    options = [option("full", f.document_tokens), option("rag", min(3_000, f.document_tokens))]
+    options.append(replace(option("self_route", prompt_tokens), calls=calls))
+    return by_name(Learned().decide(f, p, options, Goal("quality")))
+
+
+def test_self_route_is_measured_and_beats_both_of_its_calls_where_answers_may_be_missing() -> None:
+    estimates = self_routed(features(lookup=0.6, unanswerable=0.4), profile("gpt-4o"), calls=2, prompt_tokens=10_000)
+    assert estimates["self_route"].measured
+    assert "LaRA" in estimates["self_route"].basis
+    for other in ("full", "rag"):
+        assert (estimates["self_route"].quality or 0) > (estimates[other].quality or 1)
+
+
+def test_self_route_without_a_second_call_is_rag() -> None:
+    estimates = self_routed(features(comparison=1.0), profile("gpt-4o"), calls=1, prompt_tokens=3_000)
+    assert estimates["self_route"].quality == estimates["rag"].quality
+    assert estimates["self_route"].basis == estimates["rag"].basis
+
+
+def test_self_route_by_a_reader_that_picks_sentences_is_believed_no_better_than_rag() -> None:
+    estimates = self_routed(features(lookup=1.0), profile("extractive", "extractive"), calls=2, prompt_tokens=9_000)
+    assert estimates["self_route"].quality == estimates["rag"].quality
+
+
+def test_self_route_is_as_good_as_full_where_the_passages_are_the_whole_text() -> None:
+    estimates = self_routed(features(2_500, comparison=1.0), profile("gpt-4o"), calls=2, prompt_tokens=2_500)
+    assert estimates["self_route"].quality == pytest.approx(estimates["full"].quality)
+
+
 def test_the_basis_says_whose_outcomes_speak() -> None:
     own = {"common": belief(), "tier:small": belief(), "qwen2.5:7b": belief()}
     policy = Learned(weights(full=own))

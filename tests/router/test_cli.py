@@ -11,8 +11,12 @@ import jsonschema
 import pytest
 
 from longroute.compressors.color import Color
+from longroute.router.backends.scripted import Scripted
 from longroute.router.cli import main
+from longroute.router.core import Reply
+from longroute.router.errors import BackendUnavailable
 from longroute.router.outputs import OUTPUTS
+from longroute.tests.router.fakes import Chain
 
 LEASE = """# Lease
 
@@ -199,6 +203,60 @@ def test_help_teaches_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         code, detail, _ = call(capsys, command, "--help")
         assert code == 0
         assert "Usage" in detail
+
+
+# ---- strategies of several calls -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strategy of four calls, the second of which fails."""
+    from longroute.router import assemble
+
+    gone = BackendUnavailable("the server fell over")
+    said: list[str | Reply | Exception] = ["nothing about rent", gone, "a \x1b[2Jnotice", "900 euros."]
+    monkeypatch.setattr(assemble, "_STRATEGIES", {**assemble._STRATEGIES, "chain": lambda parts: Chain()})
+    monkeypatch.setattr(assemble, "make_backend", lambda settings: Scripted(said))
+
+
+@pytest.mark.usefixtures("chain")
+def test_work_is_shown_as_it_comes_apart_from_the_answer(capsys: pytest.CaptureFixture[str], lease: Path) -> None:
+    asked = ("ask", "How much is the rent?", str(lease), "--strategy", "chain")
+    code, printed, shown = call(capsys, *asked, "--show-work")
+    assert code == 0 and printed.startswith("900 euros.")
+    assert shown.index("worker 1 of 3") < shown.index("nothing about rent") < shown.index("worker 2 of 3: failed")
+    assert "BackendUnavailable: the server fell over" in shown and "worker 3 of 3" in shown
+    assert "\x1b" not in shown and "notice" in shown, "what models say cannot steer the terminal"
+    assert "900 euros" not in shown
+
+
+@pytest.mark.usefixtures("chain")
+def test_what_was_not_read_is_said(capsys: pytest.CaptureFixture[str], lease: Path) -> None:
+    code, printed, shown = call(capsys, "ask", "How much is the rent?", str(lease), "--strategy", "chain")
+    assert code == 0 and "3 calls read" in printed
+    assert f"unread: {lease} from line 7, characters 67–133" in shown
+    assert "note: worker 2 of 3 failed" in shown and "nothing about rent" not in shown
+
+
+@pytest.mark.usefixtures("chain")
+def test_json_holds_the_work(capsys: pytest.CaptureFixture[str], lease: Path) -> None:
+    parsed = called_json(capsys, "ask", "How much is the rent?", str(lease), "--strategy", "chain")
+    [work], [unread] = parsed["work"], parsed["unread"]
+    assert [len(shown) for shown in work["read"]] == [1, 0, 1]
+    assert work["notes"][0] == "nothing about rent" and parsed["notes"]
+    assert (unread["document"], unread["start"], unread["end"]) == (str(lease), 67, 133)
+    assert [c["purpose"] for c in parsed["calls"]] == ["worker 1 of 3", "worker 3 of 3", "answer"]
+
+
+def test_the_table_of_decide_fits_a_terminal_of_100_columns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("The mill stands by the river and grinds corn for the whole valley. " * 60_000)
+    code, printed, _ = call(capsys, "decide", "Where is the mill?", str(path), "--model", "gemini-1.5-pro")
+    assert code == 0
+    table = [line for line in printed.split("•")[0].splitlines()[2:] if line.strip()]
+    assert max(len(line.rstrip()) for line in table) <= 100
+    out = [line for line in table if line.rstrip().endswith("out")]
+    assert all(f"{line.split()[0]} is out: " in printed for line in out)
 
 
 # ---- compress --------------------------------------------------------------------------------------------------------

@@ -359,3 +359,27 @@ def test_line_and_column_lead_back_to_the_offset(text: str, data: st.DataObject)
 def test_an_offset_outside_the_document_is_refused() -> None:
     with pytest.raises(ValueError, match="offset 3 is outside the document"):
         locate(Document("ab"), 3)
+
+
+# ---- conversations ---------------------------------------------------------------------------------------------------
+
+TALK = "\n".join(f"{'Ada' if n % 2 else 'Ben'}: Turn number {n}." for n in range(1, 11))
+
+
+def test_a_transcript_becomes_a_document_for_each_turn_and_a_note_says_so() -> None:
+    loaded = load([write("talk.txt", TALK)])
+    assert loaded.documents[2] == Document("Turn number 3.", "talk.txt#3", speaker="Ada")
+    assert loaded.notes == ("talk.txt: read as a conversation, 10 turns of 2 speakers.",)
+
+
+def test_a_chat_export_becomes_a_document_for_each_turn_and_other_json_stays_text() -> None:
+    chat = b'[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'
+    assert [d.id for d in load([write("chat.json", chat), write("other.json", b'{"a": 1}')]).documents] == [
+        "chat.json#1",
+        "chat.json#2",
+        "other.json",
+    ]
+
+
+def test_code_that_looks_like_talk_stays_code() -> None:
+    assert len(load([write("talk.py", TALK)]).documents) == 1

@@ -37,6 +37,14 @@ def test_documents_question_and_instructions_are_counted_apart() -> None:
     assert features.evidence is EVIDENCE
 
 
+def test_a_conversation_counts_as_one_document_with_names_and_times() -> None:
+    turns = [Document("four five", f"c#{n}", speaker="Ada", time="Monday noon") for n in range(3)]
+    counter = Words()
+    features = extract(request(Document("one two three"), *turns), PROFILE, counter, EVIDENCE)
+    assert features.n_documents == 2
+    assert "Ada (Monday noon): four five\nAda: four five\nAda: four five" in counter.asked
+
+
 def test_the_window_ratio_is_the_text_s_share_of_the_window_and_may_exceed_one() -> None:
     assert extract(request(Document("word " * 50)), PROFILE, Words(), None).window_ratio == pytest.approx(0.25)
     assert extract(request(Document("word " * 300)), PROFILE, Words(), None).window_ratio == pytest.approx(1.5)

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from longroute.router.errors import ConfigError
-from longroute.router.settings import ProxySettings, Settings, UpstreamSettings, load_settings
+from longroute.router.settings import AgentsSettings, ProxySettings, RunnerSettings, Settings, UpstreamSettings, load_settings
 
 
 def test_arguments_win_over_environment_over_file_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,13 @@ def test_errors_never_show_a_bad_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "sk-secret" not in str(caught.value)
 
 
-TABLES: dict[str, type[BaseModel]] = {"": Settings, "proxy.": ProxySettings, "proxy.upstreams.": UpstreamSettings}
+TABLES: dict[str, type[BaseModel]] = {
+    "": Settings,
+    "agents.": AgentsSettings,
+    "proxy.": ProxySettings,
+    "proxy.upstreams.": UpstreamSettings,
+    "runner.": RunnerSettings,
+}
 
 
 def test_every_setting_says_what_it_means() -> None:
@@ -86,10 +92,26 @@ def test_every_setting_is_documented_with_its_default(repository: Path) -> None:
     page = (repository / "docs" / "configuration.md").read_text()
     for prefix, table in TABLES.items():
         for name, field in table.model_fields.items():
-            shown = None if field.is_required() or isinstance(field.default, ProxySettings) else field.default
+            shown = None if field.is_required() or isinstance(field.default, BaseModel) else field.default
             default = "–" if shown is None else f"`{shown!r}`".replace("'", '"')
             row = f"| `{prefix}{name}` | {default} | {field.description} |"
             assert row.replace("'", '"') in page.replace("'", '"'), f"{prefix}{name}"
+
+
+def test_agents_are_configured_from_file_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("longroute.toml").write_text('[agents]\nvariant = "bidirectional"\n')
+    monkeypatch.setenv("LONGROUTE_AGENTS__NOTES", "free_text")
+    agents = load_settings().agents
+    assert (agents.variant, agents.notes, agents.window_tokens) == ("bidirectional", "free_text", 16_000)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [("varaint = 1", r"agents\.varaint.*early_exit"), ('notes = "prose"', r"agents\.notes.*prose")]
+)
+def test_a_wrong_line_of_agents_is_named(line: str, message: str) -> None:
+    Path("longroute.toml").write_text(f"[agents]\n{line}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_settings()
 
 
 def test_the_proxy_is_configured_from_file_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,17 @@ def test_labels_of_marks_in_one_place_do_not_cover_each_other() -> None:
         assert apart or abs(float(y) - float(other_y)) >= 12
 
 
+def test_long_labels_at_the_edges_stay_within_and_near_their_marks() -> None:
+    corners = [(0.0, 0.0), (0.0, 1.0), (10.0, 0.0), (10.0, 1.0)]
+    marks = [Mark(x, y, label="retrieve_then_reason") for x, y in corners]
+    drawn = chart("c", "", "", Axis("", 0, 10, str), Axis("", 0, 1, str), marks=marks)
+    at = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    labels = [(float(x), float(y)) for x, y in re.findall(r'class="label " x="([\d.]+)" y="([\d.]+)"', drawn)]
+    for (x, y), (left, base) in zip(at, labels, strict=True):
+        assert left >= 50 and left + 7.2 * 20 <= 428
+        assert abs(base - y) < 30 and left - 12 <= x <= left + 7.2 * 20 + 12
+
+
 def test_a_key_shows_the_shape_of_its_series() -> None:
     assert 'class="mark oracle"' in key("diamond", "oracle")
     assert 'class="line hull"' in key("line", "hull")

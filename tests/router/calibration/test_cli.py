@@ -60,6 +60,11 @@ def test_run_says_what_a_limit_has_left_undone(questions: Path) -> None:
     assert "24 are left undone: the next case could pass max_tokens = 10" in done.stderr
 
 
+def test_run_does_not_multiply_the_bill_unasked(questions: Path) -> None:
+    """12 questions by full, rag and compressed: strategies of several calls are run by name."""
+    assert "0 of 36 outcomes" in call("run", str(questions), "--max-tokens", "10").stdout
+
+
 def test_run_takes_strategies_and_the_scorer(questions: Path) -> None:
     assert call("run", str(questions), "--strategy", "rag", "--scorer", "contains").exit_code == 0
     outcomes = {outcome.case_id: outcome for outcome in read_outcomes(["outcomes.jsonl"])}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longroute.policies.learned import INPUTS, TASKS, Floats, Learned, LearnedWeights, WeightBelief, shipped
-from longroute.router.calibration.fit import FEWEST, adapt, train, update
+from longroute.router.calibration.fit import FEWEST, adapt, nested, train, update
 from longroute.router.calibration.outcomes import Outcome
 from longroute.router.core import Evidence, Features, ModelProfile, Tier
 from longroute.router.errors import CalibrationError
@@ -170,6 +170,25 @@ def test_training_makes_a_belief_for_every_level(two_models: list[Outcome]) -> N
     assert weights.trained["outcomes"] == 1_200
     assert weights.trained["cases"] == 300
     assert weights.trained["groups"] == 7
+
+
+def test_a_weight_moves_further_from_the_level_above_where_its_own_deviation_is_wider() -> None:
+    rows = np.tile(np.eye(2), (200, 1))  # each row is one weight's alone
+    models = ["good"] * 200 + ["bad"] * 200
+    scores = np.array([0.9] * 200 + [0.1] * 200)
+    levels = nested(
+        rows,
+        scores,
+        np.zeros(400),
+        models,
+        {"good": "small", "bad": "small"},
+        deviation=1.0,
+        level_deviation=np.array([1e-4, 1.0]),
+    )
+    assert set(levels) == {"common", "tier:small", "good", "bad"}
+    apart = levels["good"].mean - levels["bad"].mean
+    assert 0 < apart[0] < apart[1] / 3
+    assert levels["good"].mean[1] > 1 > -1 > levels["bad"].mean[1]
 
 
 def test_a_new_model_is_expected_to_do_as_its_tier_but_with_more_doubt(two_models: list[Outcome]) -> None:

@@ -19,6 +19,7 @@ from longroute.router.calibration.run import Options, Summary, header_path, run
 from longroute.router.core import Call, Document, Reply, Usage
 from longroute.router.errors import BackendRejected, BackendUnavailable, CalibrationError, ConfigError
 from longroute.router.settings import load_settings
+from longroute.tests.router.fakes import Chain
 
 SETTINGS = load_settings(embedding_model="none", cache=False, max_output_tokens=100)
 OPTIONS = Options(strategies=("full", "rag"), models=("gpt-4o",))
@@ -106,6 +107,36 @@ def test_failures_are_outcomes_until_they_are_to_be_tried_again(out: Path) -> No
     again = go(out, options=replace(OPTIONS, retry_failed=True))
     assert (again.done, again.failed) == (10, 0)
     assert keys(out) == KEYS
+
+
+@pytest.fixture
+def chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    from longroute.router import assemble
+
+    monkeypatch.setattr(assemble, "_STRATEGIES", {**assemble._STRATEGIES, "chain": lambda parts: Chain()})
+
+
+@pytest.mark.usefixtures("chain")
+def test_every_call_of_a_strategy_counts_and_those_before_a_failure_too(out: Path) -> None:
+    def refuse_ada(call: Call) -> Reply:
+        if call.final and "Ada" in call.question:
+            raise BackendRejected("The server refused this.", status=400)
+        return echo(call)
+
+    summary = go(out, refuse_ada, replace(OPTIONS, strategies=("chain",)))
+    outcomes = {outcome.case_id: outcome for outcome in read_outcomes([out])}
+    for name, status, calls in (("Emil", "ok", 4), ("Ada", "failed", 3)):
+        taken = outcomes[name]
+        assert (taken.status, taken.prompt_tokens, taken.completion_tokens) == (status, 90 * calls, 10 * calls)
+        assert taken.cost_usd == pytest.approx(calls * (90 * 2.5e-6 + 10 * 10e-6))
+    assert summary.tokens == 4 * 400 + 300
+
+
+@pytest.mark.usefixtures("chain")
+def test_a_limit_makes_room_for_every_call_of_a_plan(out: Path) -> None:
+    summary = go(out, options=replace(OPTIONS, strategies=("chain",), max_tokens=1200))
+    assert (summary.done, summary.tokens) == (0, 0) and "max_tokens = 1,200" in summary.stopped
+    assert go(out, options=replace(OPTIONS, strategies=("chain",), max_tokens=5000)).done == 5
 
 
 def test_a_text_beyond_the_window_is_a_failed_outcome_with_features(out: Path) -> None:

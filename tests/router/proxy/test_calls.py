@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -94,15 +95,55 @@ def test_what_is_not_a_completion_is_an_error_that_does_not_quote_it(body: bytes
     assert "<html>" not in str(caught.value)
 
 
-def test_a_call_takes_the_model_and_the_names_that_the_caller_uses() -> None:
-    body = json.loads(call_body("chat", {"model": "theirs", "max_tokens": 5, "tools": [1]}, CALL))
+ASKS_FOR_A_TOOL: dict[Api, dict[str, Any]] = {
+    "chat": {"choices": [{"message": {"content": None, "tool_calls": [{}]}, "finish_reason": "tool_calls"}]},
+    "responses": {"status": "completed", "output": [{"type": "function_call", "name": "f"}]},
+    "messages": {"content": [{"type": "tool_use", "name": "f"}], "stop_reason": "tool_use"},
+}
+ASKS_FOR_A_TOOL_STREAMED: dict[Api, list[dict[str, Any]]] = {
+    "chat": [
+        {"choices": [{"delta": {"tool_calls": [{}]}}]},
+        {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]},
+    ],
+    "responses": [
+        {"type": "response.output_item.done", "item": {"type": "function_call"}},
+        {"type": "response.completed", "response": {}},
+    ],
+    "messages": [
+        {"type": "content_block_start", "content_block": {"type": "tool_use"}},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}},
+    ],
+}
+
+
+@pytest.mark.parametrize("api", ASKS_FOR_A_TOOL)
+def test_a_model_that_asks_for_a_tool_has_answered(api: Api) -> None:
+    """A strategy hands that on instead of asking again (`self_route`)."""
+    whole = reply_of(api, json.dumps(ASKS_FOR_A_TOOL[api]).encode())
+    streamed = reply_of(api, sse(ASKS_FOR_A_TOOL_STREAMED[api]), b"text/event-stream")
+    for reply in (whole, streamed):
+        assert reply.text == "" and "tool" in reply.finish_reason
+
+
+def test_a_call_takes_the_names_that_the_caller_uses_and_none_of_its_tools() -> None:
+    body = json.loads(call_body("chat", {"model": "m", "max_tokens": 5, "tools": [1]}, CALL))
     assert body == {
-        "model": "theirs",
+        "model": "m",
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
         "max_tokens": 7,
         "stop": ["END"],
     }
     assert "max_completion_tokens" in json.loads(call_body("chat", {}, CALL))
+
+
+def test_a_call_for_another_model_names_it_and_all_others_leave_the_callers_as_it_is() -> None:
+    assert json.loads(call_body("chat", {"model": "large"}, replace(CALL, model="small")))["model"] == "small"
+    assert json.loads(call_body("chat", {"model": "Org/large "}, replace(CALL, model="Org/large ")))["model"] == (
+        "Org/large "
+    )
+    for unnamed in ({}, {"model": None}):  # a server of one model, or one that is named by the address
+        body = json.loads(call_body("chat", unnamed, replace(CALL, model="")))
+        assert body.get("model") is None and ("model" in body) == ("model" in unnamed)
 
 
 def test_a_call_speaks_every_api() -> None:

@@ -81,7 +81,7 @@ def models() -> ScriptedModels:
 
 @pytest.fixture(scope="module")
 def proxy(models: ScriptedModels) -> Iterator[str]:
-    settings = {"LONGROUTE_EMBEDDING_MODEL": "none"}
+    settings = {"LONGROUTE_EMBEDDING_MODEL": "none", "LONGROUTE_ALLOWED": '["full", "rag", "compressed"]'}
     with listening(models) as upstream, proxied("--upstream", f"{upstream}/v1", settings=settings) as address:
         yield address
 

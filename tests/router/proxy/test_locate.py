@@ -172,6 +172,7 @@ def test_a_long_conversation_is_itself_the_text_but_for_its_last_turns() -> None
     assert isinstance(outcome, Located)
     assert [document.text for document in outcome.documents] == turns[:-4]
     assert outcome.shape == "conversation"
+    assert [document.speaker for document in outcome.documents] == ["user", "assistant"] * 28
 
 
 def test_documents_as_parts_keep_their_titles_and_cited_ones_stay() -> None:

@@ -461,7 +461,7 @@ def several(make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
 
     ready = {"notes": lambda *args: Notes(), "ask_twice": lambda *args: AskTwice()}
     monkeypatch.setattr(assemble, "_STRATEGIES", {**assemble._STRATEGIES, **ready})
-    return make_proxy()
+    return make_proxy(settings={"allowed": ()})
 
 
 def test_calls_of_a_strategys_own_go_to_the_callers_model_with_its_credentials(several: Proxy) -> None:

@@ -32,7 +32,7 @@ ASKED = {"model": "ada-1", "messages": [{"role": "user", "content": f"{LONG}\n\n
 def proxy() -> Iterator[str]:
     """With keys, and with a decision to show."""
     with listening(ScriptedModels()) as upstream:
-        settings = KEYS | {"LONGROUTE_EMBEDDING_MODEL": "none"}
+        settings = KEYS | {"LONGROUTE_EMBEDDING_MODEL": "none", "LONGROUTE_ALLOWED": '["full", "rag", "compressed"]'}
         with proxied("--upstream", upstream, settings=settings) as address:
             answer = httpx.post(f"{address}/v1/chat/completions", json=ASKED, headers=ADMIN)
             assert answer.headers["x-longroute-strategy"] == "rag"

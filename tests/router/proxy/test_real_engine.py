@@ -22,6 +22,7 @@ TEXT = " ".join(
     for _ in range(350)
 )
 SETTINGS = {
+    "LONGROUTE_ALLOWED": '["full", "rag"]',
     "LONGROUTE_EMBEDDING_MODEL": "none",
     "LONGROUTE_RAG_BUDGET_TOKENS": "400",
     "LONGROUTE_PROXY__MIN_DOCUMENT_TOKENS": "1000",

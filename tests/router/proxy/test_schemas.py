@@ -68,6 +68,7 @@ def proxy() -> Iterator[str]:
             "LONGROUTE_PROXY__UPSTREAMS": json.dumps(upstreams),
             "LONGROUTE_PROXY__CLIENT_KEYS": json.dumps(KEYS),
             "LONGROUTE_EMBEDDING_MODEL": "none",
+            "LONGROUTE_ALLOWED": '["full", "rag", "compressed"]',
         }
         yield stack.enter_context(proxied(settings=settings))
 

@@ -95,3 +95,84 @@ def test_the_footprint_follows_the_rate() -> None:
     third, half = (Compressed(EverySecondWord([]), rate).footprint(FEATURES, profile) for rate in (1 / 3, 1 / 2))
     assert 10_000 < third.prompt_tokens < 10_300 and half.prompt_tokens - third.prompt_tokens == 5_000
     assert third.preparation_s > 0
+
+
+# ---- conversations ---------------------------------------------------------------------------------------------------
+
+TURNS = (
+    Document("Have you signed the lease of the flat?", "chat#1", speaker="Ada"),
+    Document("  Yes, on Friday,\r\nand the garden is ours alone.", "chat#2", speaker="Ben"),
+    Document("Good.", "chat#3", speaker="Ada"),
+)
+TALK = Request("When was the lease signed?", TURNS, "model")
+
+
+class FirstWords:
+    """Keeps the beginning of a text, as the real compressors say what they keep."""
+
+    def __init__(self, characters: int) -> None:
+        self._characters = characters
+        self.seen: list[str] = []
+
+    def compress(self, texts: Sequence[str], *, question: str = "", keep_rate: float | None = None) -> list[Beginning]:
+        self.seen += texts
+        return [Beginning(text[: self._characters]) for text in texts]
+
+
+@dataclass
+class Beginning:
+    text: str
+
+    def source_offset(self, place: int) -> int:
+        return place
+
+
+@dataclass
+class Rewritten:
+    text: str
+
+    def source_offset(self, place: int) -> int:
+        raise IndexError(place)
+
+
+def test_a_conversation_is_shortened_as_one_text() -> None:
+    compressor = FirstWords(60)
+    call = first_call(Compressed(compressor), TALK)
+    assert compressor.seen == [
+        "Ada: Have you signed the lease of the flat?\nBen: Yes, on Friday,\n  and the garden is ours alone.\nAda: Good."
+    ]
+    assert "Ada: Have you signed the lease of the flat?\nBen: Yes, on Fri\n" in call.messages[-1].content
+
+
+def test_each_turn_has_what_was_kept_of_it_in_its_place() -> None:
+    context = first_call(Compressed(FirstWords(60)), TALK).context
+    assert context[0] == TURNS[0].text
+    assert context[1].startswith("[Shortened") and context[1].endswith("\n\nYes, on Fri")
+    assert context[2] == "[…]"
+
+
+def test_a_text_of_the_compressor_s_own_stands_for_all_turns() -> None:
+    class Writes:
+        def compress(
+            self, texts: Sequence[str], *, question: str = "", keep_rate: float | None = None
+        ) -> list[Rewritten]:
+            return [Rewritten("Lease signed on Friday.") for _ in texts]
+
+    context = first_call(Compressed(Writes()), TALK).context
+    assert context[0].endswith("\n\nLease signed on Friday.")
+    assert context[2] == "[…]"
+
+
+def test_quotations_of_a_conversation_are_cited_turn_by_turn() -> None:
+    plan = Compressed(FirstWords(1000)).plan(TALK, FEATURES)
+    next(plan)
+    try:
+        plan.send(Reply('It says "of the flat?\nBen: Yes, on Friday, and the garden is ours".'))
+    except StopIteration as finished:
+        answer: Answer = finished.value
+    assert [(citation.document_id, citation.text) for citation in answer.citations] == [
+        ("chat#1", "of the flat?"),
+        ("chat#2", "Yes, on Friday,\r\nand the garden is ours"),
+    ]
+    for citation, turn in zip(answer.citations, TURNS, strict=False):
+        assert turn.text[citation.start : citation.end] == citation.text

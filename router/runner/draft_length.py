@@ -1,0 +1,148 @@
+"""How many tokens to draft next: from the running share of kept drafts and from measured step times.
+
+Knows no model and reads no clock: it is told what each step took and answers with a length, where 0 means a plain step
+of the target. One object serves one answer, as step times depend on the lengths of its two contexts.
+
+Speed model, for drafts that are kept independently with chance a: a round of n drafts emits (1 - a^(n+1)) / (1 - a)
+tokens and costs n draft steps and one target pass over n + 1 tokens. Published rules of thumb (arXiv 2502.20330: no
+gain below 32k tokens) are left to the measurement, as they hold for one kind of hardware.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_FORGET = 0.9  # weight of the past when a new observation comes in: the last ten rounds say most
+_OUTLIER = 4.0  # a step longer than this many usual ones was interrupted; it counts as this many
+_PRIOR_ACCEPTANCE, _PRIOR_TRIALS = 0.8, 2.0  # RAPID's published 75 to 85 %; too high a guess is soon corrected
+_PLAIN_AT_FIRST = 2  # plain steps before the first draft, so that there is something to compare with
+_PLAIN_AGAIN = 32  # rounds of speculation after which a plain step is measured again
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 16, 256  # plain steps between two trials, doubling while trials do not pay
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round: what was drafted, what was kept, what it took.
+
+    drafted: tokens drafted, 1 or more; accepted: those kept, in order, up to the first refusal or the cut.
+    refused: whether a draft was refused. A round cut by the end of the text is not refused.
+    emitted: tokens that came out, replacement or extra token included.
+    draft_s: seconds of the draft's steps; catch_up_s: seconds for the draft to read what plain steps had emitted;
+    verify_s: all other seconds of the round.
+    """
+
+    drafted: int
+    accepted: int
+    refused: bool
+    emitted: int
+    draft_s: float
+    verify_s: float
+    catch_up_s: float = 0.0
+
+
+def expected_tokens(acceptance: float, drafted: int) -> float:
+    """Tokens that a round of `drafted` drafts emits on average; acceptance: chance to keep one if those before were."""
+    return float(sum(acceptance**kept for kept in range(drafted + 1)))
+
+
+def predicted_speedup(acceptance: float, drafted: int, draft_step: float, verify: float) -> float:
+    """Tokens per second of speculation over those of plain decoding; steps in units of one plain target step."""
+    return expected_tokens(acceptance, drafted) / (drafted * draft_step + verify)
+
+
+class DraftLength:
+    """Chooses the draft length that promises most; plain steps where none promises `least_gain`.
+
+    longest: longest draft. least_gain: predicted speed-up below which plain decoding is used.
+    may_lose: the share of decoding time that trials of speculation may cost, once it has been found not to pay.
+    """
+
+    def __init__(self, longest: int = 16, least_gain: float = 1.05, may_lose: float = 0.03) -> None:
+        self.longest = longest
+        self.least_gain = least_gain
+        self.may_lose = may_lose
+        self._kept = self._judged = 0.0  # decayed counts
+        self._plain_s: float | None = None  # one plain step
+        self._draft_s: float | None = None  # one draft step
+        self._verify_growth: float | None = None  # what each further token adds to a target pass, in plain steps
+        self._plain_steps = self._rounds_since_plain = self._plain_since_round = 0
+        self._pause = _SHORTEST_PAUSE
+        self._spent_s = self._lost_s = 0.0
+
+    @property
+    def acceptance(self) -> float:
+        """Running chance in [0, 1] that a draft is kept when those before it were."""
+        return (self._kept + _PRIOR_ACCEPTANCE * _PRIOR_TRIALS) / (self._judged + _PRIOR_TRIALS)
+
+    def best(self) -> tuple[int, float]:
+        """The draft length that promises most, and its predicted speed-up; (0, 1.0) before anything was drafted."""
+        if self._plain_s is None or self._draft_s is None or self._verify_growth is None:
+            return 0, 1.0
+        draft_step = self._draft_s / self._plain_s
+        gains = [
+            predicted_speedup(self.acceptance, n, draft_step, 1 + n * self._verify_growth)
+            for n in range(1, self.longest + 1)
+        ]
+        gain = max(gains)
+        return gains.index(gain) + 1, gain
+
+    def choose(self, remaining: int) -> int:
+        """Tokens to draft now, 0 for a plain step. remaining: tokens that may still be emitted; one needs no draft."""
+        return min(self._wanted(), remaining - 1)
+
+    def saw_plain_step(self, seconds: float) -> None:
+        """A plain step of the target took `seconds`."""
+        if self._plain_s is not None and self._plain_steps < _PLAIN_AT_FIRST:
+            self._plain_s = min(self._plain_s, seconds)  # the first step after a prefill may be many times slower
+        else:
+            self._plain_s = _running(self._plain_s, seconds)
+        self._plain_steps += 1
+        self._plain_since_round += 1
+        self._rounds_since_plain = 0
+        self._spent_s += seconds
+
+    def saw_round(self, done: Round) -> None:
+        """A round of speculation was done. Times are compared with plain steps, so one must have been seen before."""
+        assert self._plain_s is not None
+        self._kept = _FORGET * self._kept + done.accepted
+        self._judged = _FORGET * self._judged + done.accepted + done.refused
+        self._draft_s = _running(self._draft_s, done.draft_s / done.drafted)
+        growth = max(0.0, done.verify_s / self._plain_s - 1) / done.drafted
+        self._verify_growth = _running(self._verify_growth, growth)
+        seconds = done.draft_s + done.verify_s + done.catch_up_s
+        self._spent_s += seconds
+        self._lost_s += seconds - done.emitted * self._plain_s
+        if self._plain_since_round >= _SHORTEST_PAUSE:  # this was a trial after a pause
+            pays = self.best()[1] >= self.least_gain
+            self._pause = _SHORTEST_PAUSE if pays else min(2 * self._pause, _LONGEST_PAUSE)
+        self._plain_since_round = 0
+        self._rounds_since_plain += 1
+
+    def _wanted(self) -> int:
+        if self._plain_steps < _PLAIN_AT_FIRST:
+            return 0
+        if self._draft_s is None:
+            return 1  # the cheapest way to learn what a draft step takes
+        length, gain = self.best()
+        if gain >= self.least_gain:
+            return 0 if self._rounds_since_plain >= _PLAIN_AGAIN else length
+        return length if self._trial_is_due(length) else 0
+
+    def _trial_is_due(self, length: int) -> bool:
+        """Whether to try speculation again: after a pause, and while what trials have cost stays a small share."""
+        assert self._plain_s is not None and self._draft_s is not None and self._verify_growth is not None
+        worst_s = length * (self._draft_s + self._plain_s * self._verify_growth)
+        return self._plain_since_round >= self._pause and self._lost_s + worst_s <= self.may_lose * self._spent_s
+
+
+def _running(known: float | None, seen: float) -> float:
+    """Running mean that forgets.
+
+    Steps are interrupted, and slow at first, but never sped up: so an outlier upwards counts only in part, and a step
+    far below the mean corrects it at once.
+    """
+    if known is None:
+        return seen
+    if seen < known / 2:
+        return (known + 3 * seen) / 4
+    return _FORGET * known + (1 - _FORGET) * min(seen, _OUTLIER * known)

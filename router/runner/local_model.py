@@ -1,0 +1,99 @@
+"""A model folder that is ready to answer: weights, tokenizer, and the engine that runs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from ..errors import ConfigError
+from .engine import Engine, EngineOptions
+from .generation import SamplingOptions
+from .model import LanguageModel
+from .speculative import common_vocabulary
+from .tokenizer import Tokenizer
+
+_SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """Where and how a model runs.
+
+    device, dtype: see `LanguageModel.load`. draft_model: folder of a second model that makes drafts; None lets the
+    model draft for itself.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    draft_model: str | Path | None = None
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+
+class LocalModel:
+    """Answers prompts; safe to use from any thread. A context manager, or call `close`.
+
+    sampling: what the model's own authors recommend where a request says nothing.
+    """
+
+    def __init__(self, name: str, tokenizer: Tokenizer, engine: Engine, sampling: SamplingOptions) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.engine = engine
+        self.sampling = sampling
+        engine.start()
+
+    @classmethod
+    def load(cls, folder: str | Path, options: LocalOptions | None = None) -> LocalModel:
+        """Takes as long as reading the weights does. Raises ConfigError with what to change."""
+        options = options or LocalOptions()
+        tokenizer = Tokenizer.load(folder)
+        model = LanguageModel.load(folder, options.device, options.dtype)
+        draft_model, vocabulary = None, None
+        if options.draft_model is not None:
+            theirs = Tokenizer.load(options.draft_model).vocabulary
+            vocabulary = common_vocabulary(tokenizer.vocabulary, theirs)
+            draft_model = LanguageModel.load(options.draft_model, options.device, options.dtype)
+        engine = Engine(model, tokenizer.decode, options.engine, draft_model=draft_model, vocabulary=vocabulary)
+        return cls(Path(folder).resolve().name, tokenizer, engine, recommended_sampling(folder))
+
+    def close(self) -> None:
+        """Requests under way end with an error. Safe to call twice."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def context_window(self) -> int | None:
+        return self.engine.model.max_positions
+
+    def shared_tokens(self, messages: Sequence[Mapping[str, str]], question: str, ids: Sequence[int]) -> int:
+        """Tokens before the question, where it comes last: what other questions on the same text begin with, too.
+
+        0 for models that need no such mark (see `Generation.shared_tokens`), and where the question is not found.
+        """
+        last = dict(messages[-1])
+        at = last["content"].rfind(question) if question else -1
+        if at <= 0 or not self.engine.model.is_windowed:
+            return 0
+        head = self.tokenizer.chat_ids([*messages[:-1], {**last, "content": last["content"][:at]}])
+        return next((n for n, (one, other) in enumerate(zip(head, ids, strict=False)) if one != other), len(head))
+
+
+def recommended_sampling(folder: str | Path) -> SamplingOptions:
+    """From the folder's generation_config.json, as far as it says something."""
+    found: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        found = json.loads((Path(folder) / "generation_config.json").read_text("utf-8"))
+    given = {name: found[name] for name in _SAMPLED if isinstance(found.get(name), int | float)}
+    try:
+        return SamplingOptions(**given)
+    except ConfigError as error:
+        raise ConfigError(f"{Path(folder) / 'generation_config.json'}: {error}") from error

@@ -1,0 +1,243 @@
+"""A causal language model: token ids and a cache in, logits out. Nothing here samples, schedules or knows text.
+
+One primitive carries everything: `forward` appends tokens to a cache and returns logits only where they are wanted.
+`forward_rows` is the same for one token each of several requests at once: the weights are read once for all of them,
+while each row attends to its own cache, so rows may differ in length and nothing is padded. It works through an
+attention function of our own, which falls back to transformers' for everything else; `batches_rows` tells whether the
+model at hand goes along (it is tried, and compared with `forward`, when the model is loaded).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sdpa_mask
+
+from ..errors import ConfigError
+from .kv_cache import KVCache, RowsCache, RowStates
+from .memory import available_bytes, check_weights_fit
+
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"]
+Wanted = Literal["last", "all"] | int
+
+_OURS = "longroute_sdpa"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class LanguageModel:
+    """A loaded model on one device. Not safe across threads: one owner calls it, as `engine.py` does.
+
+    vocab_size:    columns of the logits; may exceed the tokenizer's length by padding rows.
+    eos_ids:       tokens that end a text, from the generation config; may be empty.
+    max_positions: longest text the model was made for, or None where it does not say.
+    weight_bytes:  memory of the weights, all of which a decoding step reads.
+    """
+
+    def __init__(self, model: Any, *, name: str = "", attention: Attention = "sdpa") -> None:
+        """model: a transformers causal language model, already on its device and in its dtype."""
+        self._model = model.eval()
+        self.name = name or type(model).__name__
+        text_config = model.config.get_text_config(decoder=True)
+        self._accepts = frozenset(inspect.signature(model.forward).parameters)
+        if "past_key_values" not in self._accepts:
+            raise ConfigError(
+                f"{type(model).__name__} keeps no keys and values, so the runner cannot drive it. "
+                "Use a model with attention, or serve this one with another engine and point longroute to it."
+            )
+        # torch's fused attention has no soft cap on its scores (Gemma 2), so such models take the plain way.
+        capped = getattr(text_config, "attn_logit_softcapping", None)
+        if attention == "sdpa" and (capped or not getattr(model, "_supports_sdpa", True)):
+            attention = "eager"
+        model.set_attn_implementation(_OURS if attention == "sdpa" else attention)
+        self.attention = attention
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+        self.max_positions: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.eos_ids = _eos_ids(model)
+        self.weight_bytes = _weight_bytes(model)
+        trial = self.new_cache()
+        self.vocab_size = self.forward(self.tokens([0, 0]), trial).shape[-1]
+        self._trial = trial  # tells what a cache costs
+        self.can_roll_back = trial.can_roll_back
+        self.is_windowed = trial.is_windowed
+        self.batches_rows = self._rows_agree()
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        device: str = "auto",
+        dtype: str = "auto",
+        attention: Attention = "sdpa",
+    ) -> LanguageModel:
+        """Load a model folder as Hugging Face lays it out.
+
+        device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes CUDA where there is one.
+        dtype: `float32`, `bfloat16`, `float16`; `auto` takes what the weights are stored in.
+        Raises ConfigError with what to change.
+        """
+        if dtype != "auto" and dtype not in _DTYPES:
+            raise ConfigError(f"dtype is {dtype!r}; choose one of auto, {', '.join(_DTYPES)}.")
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if chosen.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"device is {device!r}, but torch sees no CUDA device here. Use device='cpu' or 'auto'.")
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=_DTYPES.get(dtype, "auto"))
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"There is no causal language model that can be read in {folder}: {error}") from error
+        if chosen != "cpu":
+            check_weights_fit(_weight_bytes(model), torch.device(chosen), available_bytes(torch.device(chosen)))
+        return cls(model.to(chosen), name=Path(folder).name, attention=attention)
+
+    def tokens(self, ids: Sequence[int]) -> Tensor:
+        """Ids of one row as a tensor of shape (1, T) on the model's device."""
+        return torch.tensor([list(ids)], dtype=torch.long).to(self.device, non_blocking=True)
+
+    def new_cache(self, room: int = 0) -> KVCache:
+        """An empty cache. room: tokens that will come in all, if known, so that its buffers are made once."""
+        cache = KVCache(self._model.config)
+        cache.reserve(room)
+        return cache
+
+    def forward(self, tokens: Tensor, cache: KVCache, *, logits: Wanted = "last") -> Tensor:
+        """Append tokens to the cache and return float32 logits of the last, of all, or of the last n positions.
+
+        tokens: shape (B, T), int64; all rows continue the same number of cached tokens.
+        Returns shape (B, n, V): n is 1 for "last", T for "all". The logits at a position are for the token after it.
+        After an exception call `cache.undo()`, which brings the cache back or says that it is lost.
+        """
+        wanted = 1 if logits == "last" else 0 if logits == "all" else min(logits, tokens.shape[1])
+        kept = {"logits_to_keep": wanted} if "logits_to_keep" in self._accepts else {}
+        with torch.inference_mode():
+            out: Tensor = self._model(input_ids=tokens, past_key_values=cache, use_cache=True, **kept).logits
+            cache.n_tokens += tokens.shape[1]
+            return (out if wanted == 0 else out[:, -wanted:]).float()
+
+    def forward_rows(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """Append one token to each of several caches of any lengths and return float32 logits, shape (B, V).
+
+        tokens: shape (B,), int64. Only where `batches_rows` is true.
+        """
+        positions = torch.tensor([[cache.n_tokens] for cache in caches], dtype=torch.long)
+        with torch.inference_mode():
+            out: Tensor = self._model(
+                input_ids=tokens[:, None],
+                past_key_values=RowsCache(caches),
+                position_ids=positions.to(self.device, non_blocking=True),
+                use_cache=True,
+            ).logits
+            for cache in caches:
+                cache.n_tokens += 1
+            return out[:, -1].float()
+
+    def crop(self, cache: KVCache, n_tokens: int) -> None:
+        """Cut the cache to its first n_tokens tokens (the number that stays). Raises ConfigError where it cannot.
+
+        A sliding-window layer goes back at most `kv_cache.ROLLBACK_TOKENS`; recurrent layers not at all.
+        """
+        cache.keep_first(n_tokens)
+
+    def cache_bytes(self, n_tokens: int, chunk_tokens: int = 1) -> int:
+        """Bytes that the cache of one request takes after n_tokens tokens, prefilled at most chunk_tokens at a time."""
+        return self._trial.nbytes_with(n_tokens, chunk_tokens)
+
+    def work_bytes(self, n_new: int, n_tokens: int) -> int:
+        """Bytes that running n_new tokens behind a cache of n_tokens takes for a moment, roughly and from above.
+
+        Counts the widest activations of a layer twice over, the attention mask, and one row of float32 logits.
+        """
+        config = self._model.config.get_text_config(decoder=True)
+        item = self.dtype.itemsize
+        wide = int(getattr(config, "intermediate_size", 0) or 4 * config.hidden_size)
+        activations = n_new * (6 * config.hidden_size + 3 * wide) * item
+        keys = n_new + n_tokens
+        mask = n_new * keys * (1 + item) if n_new > 1 else 0
+        scores = n_new * keys * int(config.num_attention_heads) * 4 * 2 if self.attention == "eager" else 0
+        # Without a kernel for grouped heads, keys and values of one layer are repeated for each group.
+        groups = int(config.num_attention_heads) // int(getattr(config, "num_key_value_heads", None) or 1)
+        layer = self.cache_bytes(keys) // len(self._trial.layers)
+        repeated = 0 if n_new == 1 or _knows_causal(self.device, self.dtype) else layer * groups
+        return int(activations + mask + scores + repeated + 3 * self.vocab_size * 4)
+
+    def _rows_agree(self) -> bool:
+        """Try `forward_rows` on two rows of different lengths and compare with `forward`."""
+        if self.attention != "sdpa" or "position_ids" not in self._accepts or not self.can_roll_back:
+            return False
+        prompts = [[i % self.vocab_size for i in range(n)] for n in (3, 5)]
+        slow, fast = [self.new_cache() for _ in prompts], [self.new_cache() for _ in prompts]
+        for prompt, one, other in zip(prompts, slow, fast, strict=True):
+            self.forward(self.tokens(prompt), one)
+            self.forward(self.tokens(prompt), other)
+        token = 7 % self.vocab_size
+        expected = torch.cat([self.forward(self.tokens([token]), cache)[:, 0] for cache in slow])
+        try:
+            found = self.forward_rows(self.tokens([token, token])[0], fast)
+        except (TypeError, AttributeError, ValueError, RuntimeError):  # the model does more with keys than pass them on
+            return False
+        return bool((found - expected).norm() <= 0.05 * expected.norm())
+
+
+def _attend(
+    module: torch.nn.Module, query: Tensor, key: Any, value: Any, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention of queries (B, H, T, D), for transformers' registry: by torch's fused kernels, rows one by one."""
+    if isinstance(key, RowStates):
+        rows = [
+            sdpa_attention_forward(module, query[i : i + 1], key[i], value[i], None, **options)[0]
+            for i in range(len(key))
+        ]
+        return torch.cat(rows), None
+    new, all_keys = query.shape[2], key.shape[2]
+    if attention_mask is not None or new == 1 or new == all_keys:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    # A later chunk of a prefill: causal from the lower right corner, without ever making the mask (T x all keys).
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=causal_lower_right(new, all_keys),
+        scale=options.get("scaling"),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return out.transpose(1, 2).contiguous(), None
+
+
+@lru_cache
+def _knows_causal(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch's flash kernel runs here: causal from any corner and grouped heads, without a mask or copies."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return torch.cuda.get_device_capability(device)[0] >= 8
+
+
+def _mask(*, dtype: torch.dtype, device: Any, **options: Any) -> Tensor | None:
+    """The mask for `_attend`: none where a CUDA kernel knows the causal shape itself, else what sdpa takes."""
+    plain = options.get("attention_mask") is None and options.get("local_size") is None
+    causal = options.get("mask_function") is causal_mask_function
+    if plain and causal and _knows_causal(torch.device(device), dtype):
+        return None
+    return sdpa_mask(dtype=dtype, device=device, **options)
+
+
+AttentionInterface.register(_OURS, _attend)
+AttentionMaskInterface.register(_OURS, _mask)
+
+
+def _weight_bytes(model: Any) -> int:
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _eos_ids(model: Any) -> frozenset[int]:
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if found is None:
+        found = model.config.get_text_config(decoder=True).eos_token_id
+    return frozenset() if found is None else frozenset([found] if isinstance(found, int) else found)

@@ -1,0 +1,101 @@
+"""Between text and token ids: the tokenizer and chat template of a model folder.
+
+What a template writes around the messages is markup; what stands in the messages is text. A document that spells out
+`<|im_end|>` therefore stays those characters and cannot end its message, let alone begin another role's.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+_SET_ASIDE = "\ue000"  # private use: stands in for a special token that a message spells out, while a template runs
+
+
+class Tokenizer:
+    """One model's. Encoding may be called from any thread; decoding from one at a time, as the engine does."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """tokenizer: transformers' own, any class."""
+        self._markup = tokenizer
+        # Copies, as a tokenizer must not be used and set up otherwise at the same time.
+        self._text, self._decoder = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
+        self._encoding = threading.Lock()
+        specials = sorted(filter(None, tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tokenizer:
+        from transformers import AutoTokenizer
+
+        try:
+            return cls(AutoTokenizer.from_pretrained(str(folder)))  # type: ignore[no-untyped-call]
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ConfigError(f"There is no tokenizer that can be read in {folder}: {error}") from error
+
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        return dict(self._markup.get_vocab())
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._markup.chat_template)
+
+    def chat_ids(self, messages: Sequence[Mapping[str, str]], **template_options: Any) -> tuple[int, ...]:
+        """A conversation as the model was taught to read it, up to where its answer begins.
+
+        messages: `role` and `content` each. template_options: what this template understands besides.
+        Raises ConfigError where there is no template, or where it refuses.
+        """
+        if not self.has_chat_template:
+            raise ConfigError(
+                "This model has no chat template, so there is no right way to show it a conversation. Use plain "
+                "completions (/v1/completions), or an instruction-tuned model."
+            )
+        aside: list[str] = []
+
+        def put_aside(found: re.Match[str]) -> str:
+            aside.append(found[0])
+            return f"{_SET_ASIDE}{len(aside) - 1}{_SET_ASIDE}"
+
+        # A text may hold the stand-in itself; it is set aside as well, so whatever is found later is ours.
+        spelled_out = re.compile(f"{self._special.pattern}|{_SET_ASIDE}")
+        shown = [{**m, "content": spelled_out.sub(put_aside, m["content"])} for m in messages]
+        try:
+            rendered: str = self._markup.apply_chat_template(
+                shown, tokenize=False, add_generation_prompt=True, **template_options
+            )
+        except Exception as error:  # templates are programs, and raise what they like
+            raise ConfigError(f"The model's chat template refuses these messages: {error}") from error
+        ids: list[int] = []
+        for number, part in enumerate(re.split(f"{_SET_ASIDE}(\\d+){_SET_ASIDE}", rendered)):
+            ids += self._ids(self._text, aside[int(part)], True) if number % 2 else self._ids(self._markup, part, False)
+        return tuple(ids)
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """A text to go on from, with what the model wants at its beginning. Special tokens are read as such."""
+        with self._encoding:
+            return tuple(self._markup(text)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._decoder.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def spelled(self, token: int) -> str:
+        """Text of a token on its own. A part of a character shows as U+FFFD."""
+        return self.decode([token])
+
+    def _ids(self, tokenizer: Any, text: str, split_special_tokens: bool) -> list[int]:
+        if not text:
+            return []
+        with self._encoding:
+            ids: list[int] = tokenizer(
+                text, add_special_tokens=False, split_special_tokens=split_special_tokens, verbose=False
+            )["input_ids"]
+        return ids

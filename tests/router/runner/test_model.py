@@ -1,0 +1,118 @@
+"""The primitive agrees with a plain forward of the whole text, however the text is cut, copied, cropped or batched."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from longroute.router.errors import ConfigError
+from longroute.router.runner import model as model_module
+from longroute.router.runner.model import LanguageModel, _attend
+from longroute.tests.router.runner.tiny import (
+    FAMILIES,
+    LENGTH,
+    VOCAB,
+    close,
+    plain_logits,
+    text,
+    tiny_model,
+    tiny_transformer,
+    untrained,
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_in_chunks_gives_the_logits_of_the_whole(family: str) -> None:
+    transformer = tiny_transformer(family)
+    expected = plain_logits(transformer, text())
+    model = LanguageModel(transformer)
+    cache = model.new_cache()
+    cuts = [0, 1, 30, 31, 32, 100, LENGTH]
+    parts = [model.forward(text()[:, a:b], cache, logits="all") for a, b in pairwise(cuts)]
+    assert close(torch.cat(parts, 1), expected)
+    assert cache.n_tokens == LENGTH
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gemma2"])  # see the next test
+def test_rows_of_different_lengths_decode_together_as_they_do_alone(family: str) -> None:
+    model = tiny_model(family)
+    assert model.batches_rows
+    lengths = (3, 40, 17, 90)
+    alone, together = [model.new_cache() for _ in lengths], [model.new_cache() for _ in lengths]
+    for n, one, other in zip(lengths, alone, together, strict=True):
+        model.forward(text(n, seed=n), one)
+        model.forward(text(n, seed=n), other)
+    for step in range(16):  # past the window for the short rows too
+        tokens = text(len(lengths), seed=100 + step)[0]
+        expected = torch.cat([model.forward(t.view(1, 1), c)[:, -1] for t, c in zip(tokens, alone, strict=True)])
+        assert close(model.forward_rows(tokens, together), expected)
+    assert [cache.n_tokens for cache in together] == [n + 16 for n in lengths]
+
+
+def test_a_model_that_cannot_share_a_pass_says_so() -> None:
+    model = tiny_model("gemma2")  # a soft cap on scores, which fused attention lacks
+    assert (model.attention, model.batches_rows) == ("eager", False)
+
+
+def test_logits_come_for_the_positions_asked_for() -> None:
+    model = tiny_model("llama")
+    whole = model.forward(text(9), model.new_cache(), logits="all")
+    assert whole.shape == (1, 9, VOCAB)
+    assert whole.dtype == torch.float32
+    assert close(model.forward(text(9), model.new_cache()), whole[:, -1:])
+    assert close(model.forward(text(9), model.new_cache(), logits=4), whole[:, -4:])
+    assert model.forward(text(2), model.new_cache(), logits=4).shape == (1, 2, VOCAB)
+
+
+def test_a_model_without_keys_and_values_is_refused() -> None:
+    config = AutoConfig.for_model("mamba", vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, state_size=4)
+    with pytest.raises(ConfigError, match="keeps no keys and values"):
+        LanguageModel(untrained(config))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_attention_without_a_mask_is_causal_from_the_lower_right(groups: int) -> None:
+    """The way taken on CUDA for later chunks of a prompt, against the mask written out."""
+    module = torch.nn.Module()
+    module.num_key_value_groups = groups  # type: ignore[assignment]
+    query, key, value = torch.randn(1, 4, 5, 8), torch.randn(1, 4 // groups, 12, 8), torch.randn(1, 4 // groups, 12, 8)
+    mask = torch.ones(5, 12, dtype=torch.bool).tril(7)[None, None]
+    expected, _ = _attend(module, query, key, value, mask, scaling=0.3)
+    assert close(_attend(module, query, key, value, None, scaling=0.3)[0], expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gemma3_text", "gpt_neox"])
+def test_the_way_without_masks_agrees_for_whole_models(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA in half precision: layers of full attention get no mask for later chunks, sliding ones still do."""
+    transformer = tiny_transformer(family)
+    expected = plain_logits(transformer, text())
+    monkeypatch.setattr(model_module, "_knows_causal", lambda device, dtype: True)
+    model = LanguageModel(transformer)
+    assert model.batches_rows
+    cache, cuts = model.new_cache(), [0, 50, 51, 100, LENGTH]
+    parts = [model.forward(text()[:, a:b], cache, logits="all") for a, b in pairwise(cuts)]
+    assert close(torch.cat(parts, 1), expected)
+
+
+def test_a_saved_model_loads_with_its_ends_and_limits(tmp_path: Path) -> None:
+    transformer = tiny_transformer("qwen3")
+    expected = plain_logits(transformer, text(20))
+    transformer.save_pretrained(tmp_path)
+    model = LanguageModel.load(tmp_path, device="cpu")
+    assert close(model.forward(text(20), model.new_cache(), logits="all"), expected)
+    assert (model.vocab_size, model.max_positions, model.eos_ids) == (VOCAB, 512, frozenset({1}))
+    assert LanguageModel.load(tmp_path, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_what_cannot_be_loaded_says_what_to_change(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no causal language model"):
+        LanguageModel.load(tmp_path)
+    with pytest.raises(ConfigError, match="choose one of auto, float32"):
+        LanguageModel.load(tmp_path, dtype="int3")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            LanguageModel.load(tmp_path, device="cuda")
