@@ -178,7 +178,7 @@ def _pieces(document: Document, max_tokens: int) -> list[tuple[int, int]]:
 def _chain_of_agents(parts: Parts) -> Strategy:
     from . import costs
     from .strategies.chain_of_agents import ChainOfAgents
-    from .strategies.desk import Agents
+    from .strategies.agent_calls import Agents
 
     return ChainOfAgents(
         Agents(**parts.settings.agents.model_dump()),

@@ -3,7 +3,7 @@
 After Chain-of-Agents (Zhang et al. 2024, arXiv 2406.02818). Where we depart from it: by default readers return
 additions and corrections to structured notes that we keep, instead of rewriting one summary, because rewriting loses
 evidence; the budget of a portion leaves room for notes and reply; portions are balanced. `notes = "free_text"` and
-`split = "greedy"` are as in the paper. Calls are written by `desk.py`, one path is read by `reading.py`.
+`split = "greedy"` are as in the paper. Calls are written by `agent_calls.py`, one path is read by `reading.py`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from ..core import (
 )
 from ..errors import NoFeasibleStrategy, RouterError
 from ..prompts import NO_TEXT, not_read, refuses
+from .agent_calls import MIN_PORTION_TOKENS, Agents, CallWriter, Window, judges, reading_of
 from .citations import named_passages, verbatim_quotes
-from .desk import MIN_PORTION_TOKENS, Agents, Desk, Window, judges, reading_of
 from .full import TYPICAL_ANSWER_TOKENS
 from .notes import Notes
 from .portions import Split
-from .purse import Price, Purse
 from .reading import Read, Reader
 from .side_by_side import Path, side_by_side
+from .spending import Price, Spending
 from .view import View, ranges
 
 # What replies typically have; the rest of an estimate is counted. benchmarks/agents_estimates.py compares.
@@ -79,8 +79,8 @@ class ChainOfAgents:
         """Exact but for what replies have: `input = n + l (instructions + question) + notes`, l workers on a path."""
         agents = self._agents
         blank = Request("", (), profile.name, max_output_tokens=features.max_output_tokens)
-        desk = self._desk(blank, features, profile)
-        frame, window = desk.frame(), desk.window
+        writer = self._writer(blank, features, profile)
+        frame, window = writer.frame(), writer.window
         around = frame.worker - frame.document + features.question_tokens
         spare = window.most_for_text(features.token_error) - around
         room = max(spare - frame.document, MIN_PORTION_TOKENS)
@@ -117,13 +117,13 @@ class ChainOfAgents:
 
     def plan(self, request: Request, features: Features) -> Plan:
         agents = self._agents
-        desk = self._desk(request, features, self._profile_of(request.model))
-        purse = Purse(request.goal.max_cost_usd, self._price)
+        writer = self._writer(request, features, self._profile_of(request.model))
+        spending = Spending(request.goal.max_cost_usd, self._price)
         if any(document.text.strip() for document in request.documents):
-            desk.cut()
-        orders = self._orders(request, len(desk.portions))
+            writer.cut()
+        orders = self._orders(request, len(writer.portions))
         readers = [
-            Reader(desk, purse, path, f"path {path + 1}, " if len(orders) > 1 else "", self._temperature)
+            Reader(writer, spending, path, f"path {path + 1}, " if len(orders) > 1 else "", self._temperature)
             for path in range(len(orders))
         ]
         ends = yield from side_by_side([reader.read(order) for reader, order in zip(readers, orders, strict=True)])
@@ -131,7 +131,7 @@ class ChainOfAgents:
         failures = [end for end in ends if isinstance(end, RouterError)]
         if failures and (agents.on_failure == "abort" or not reads):
             raise failures[-1]
-        if desk.portions and not any(read.read for read in reads):
+        if writer.portions and not any(read.read for read in reads):
             raise NoFeasibleStrategy(
                 f"max_cost_usd = {request.goal.max_cost_usd} does not pay for reading a single part of the text and "
                 "for answering. Raise it, or use the strategy 'rag'."
@@ -139,16 +139,16 @@ class ChainOfAgents:
         notes = [f"a path was given up: {failure}" for failure in failures]
         notes += [remark for read in reads for remark in read.remarks]
         notes += dict.fromkeys(f"parts were not read, {read.why_left}" for read in reads if read.why_left)
-        if purse.blind:
+        if spending.blind:
             notes.append("max_cost_usd could not be watched, as the model's prices are unknown")
         for lost in set(range(len(orders))) - {read.path for read in reads}:
-            purse.keep_back(lost, Decimal(0))
-        answer = yield from _Answering(desk, purse, readers[0], reads, judges(agents, features)).answer()
+            spending.keep_back(lost, Decimal(0))
+        answer = yield from _Answering(writer, spending, readers[0], reads, judges(agents, features)).answer()
         return replace(answer, notes=(*notes, *answer.notes))
 
-    def _desk(self, request: Request, features: Features, manager: ModelProfile) -> Desk:
+    def _writer(self, request: Request, features: Features, manager: ModelProfile) -> CallWriter:
         worker = self._agents.worker_model
-        return Desk(
+        return CallWriter(
             request,
             features,
             self._agents,
@@ -184,9 +184,11 @@ class ChainOfAgents:
 class _Answering:
     """From what the paths read to the answer. reader: of any path; asks the manager, with its retries."""
 
-    def __init__(self, desk: Desk, purse: Purse, reader: Reader, reads: Sequence[Read], judged: bool) -> None:
-        self._desk, self._purse, self._reader, self._reads, self._judged = desk, purse, reader, reads, judged
-        self.unread, self._remarks = _unread(desk, reads)
+    def __init__(
+        self, writer: CallWriter, spending: Spending, reader: Reader, reads: Sequence[Read], judged: bool
+    ) -> None:
+        self._writer, self._spending, self._reader, self._reads, self._judged = writer, spending, reader, reads, judged
+        self.unread, self._remarks = _unread(writer, reads)
         self._notes: list[str] = []
 
     def answer(self) -> Plan:
@@ -222,25 +224,25 @@ class _Answering:
         self, reads: Sequence[Read], name: str, *, final: bool
     ) -> Path[tuple[Reply, tuple[Passage, ...], tuple[Notes, ...]]]:
         """The manager's reply on these paths, the passages it was shown, and the notes as they were numbered."""
-        desk, purse = self._desk, self._purse
+        writer, spending = self._writer, self._spending
         for read in reads:
-            purse.keep_back(read.path, Decimal(0))
-        most = purse.prompt_tokens_left(desk.manager, desk.request.max_output_tokens)
-        passages = _in_document_order((passage for read in reads for passage in read.passages), desk.request)
+            spending.keep_back(read.path, Decimal(0))
+        most = spending.prompt_tokens_left(writer.manager, writer.request.max_output_tokens)
+        passages = _in_document_order((passage for read in reads for passage in read.passages), writer.request)
         notes: tuple[Notes, ...] = ()
-        if desk.agents.notes == "free_text":
+        if writer.agents.notes == "free_text":
             summaries = [read.summary for read in reads]
-            call, cut = desk.summaries_call(summaries, passages, self._remarks, name, final=final, most_tokens=most)
+            call, cut = writer.summaries_call(summaries, passages, self._remarks, name, final=final, most_tokens=most)
             if cut:
                 self._notes.append("the beginning of the summary was left out of the last prompt, for want of room")
         else:
             notes = _numbered([read.notes for read in reads])
-            call, views = desk.manager_call(notes, passages, self._remarks, name, final=final, most_tokens=most)
+            call, views = writer.manager_call(notes, passages, self._remarks, name, final=final, most_tokens=most)
             self._tell(views)
-        outcome = yield from self._reader.ask(call, desk.manager, may_be_empty=True)
+        outcome = yield from self._reader.ask(call, writer.manager, may_be_empty=True)
         if outcome is None:
             raise NoFeasibleStrategy(
-                f"What max_cost_usd = {desk.request.goal.max_cost_usd} left after reading does not pay for the answer. "
+                f"What max_cost_usd = {writer.request.goal.max_cost_usd} left after reading does not pay for the answer. "
                 "Raise it, or use the strategy 'rag'."
             )
         if isinstance(outcome, RouterError):
@@ -270,19 +272,19 @@ class _Answering:
         if named:
             return named
         if not notes:
-            return verbatim_quotes(text, self._desk.request.documents)
+            return verbatim_quotes(text, self._writer.request.documents)
         return _quoted(text, passages) or tuple(map(_citation, passages))
 
 
-def _unread(desk: Desk, reads: Sequence[Read]) -> tuple[tuple[Passage, ...], list[str]]:
+def _unread(writer: CallWriter, reads: Sequence[Read]) -> tuple[tuple[Passage, ...], list[str]]:
     """Stretches that no path has read, and what the answering model is told of them."""
-    if not desk.portions:
+    if not writer.portions:
         return (), [NO_TEXT]
     everywhere = set.intersection(*(set(read.failed) | set(read.left) for read in reads))
     why: dict[str, list[Passage]] = {}
     for number in sorted(everywhere):
         reason = next((read.why_left for read in reads if number in read.left), "as the call failed")
-        why.setdefault(reason, []).extend(desk.portions[number])
+        why.setdefault(reason, []).extend(writer.portions[number])
     stretches = {reason: _run_together(passages) for reason, passages in why.items()}
     return (
         tuple(passage for passages in stretches.values() for passage in passages),

@@ -1,6 +1,6 @@
 """One path of readers through a text: each reads a portion and hands on what is known; failures are met here.
 
-A path is a plan that ends in what was read. Writing the calls is left to `desk.py`, combining paths to
+A path is a plan that ends in what was read. Writing the calls is left to `agent_calls.py`, combining paths to
 `chain_of_agents.py`.
 """
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from ..core import Call, ModelProfile, Passage, Reply, Work
 from ..errors import BackendError, BackendRejected, BadReply, ContextTooLong, RouterError
-from .desk import Desk
+from .agent_calls import CallWriter
 from .notes import Notes
 from .portions import Portion
-from .purse import Purse
 from .reports import parse
 from .side_by_side import Path
+from .spending import Spending
 from .view import ranges, view, without_oldest
 
 _HOPELESS = (401, 402, 403, 404)  # what is wrong with the key or the model is wrong for every portion
@@ -55,10 +55,10 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads the portions on a desk, and pays from a purse. label: before the names of the calls, like `path 2, `."""
+    """Reads portions in one order, within what may be spent. label: stands before the names of its calls."""
 
-    desk: Desk
-    purse: Purse
+    writer: CallWriter
+    spending: Spending
     path: int = 0
     label: str = ""
     temperature: float | None = None
@@ -68,20 +68,20 @@ class Reader:
 
         Raises the error of a call where that is asked for or hopeless, and the last one where no call succeeded.
         """
-        desk, agents, done = self.desk, self.desk.agents, Read(self.path)
+        writer, agents, done = self.writer, self.writer.agents, Read(self.path)
         shortened: set[int] = set()
         for place, number in enumerate(order):
             name = f"{self.label}worker {place + 1} of {len(order)}"
             if agents.notes == "free_text":
-                if (fitting := desk.summary_beside(number, done.summary)) != done.summary:
+                if (fitting := writer.summary_beside(number, done.summary)) != done.summary:
                     done.remarks.append(f"before {name} the beginning of the summary was cut, for want of room")
                     done.summary = fitting
-                call = desk.summary_call(number, done.summary, name, self.temperature)
+                call = writer.summary_call(number, done.summary, name, self.temperature)
             else:
-                call, shown = desk.worker_call(number, done.notes, name, self.temperature)
+                call, shown = writer.worker_call(number, done.notes, name, self.temperature)
                 shortened.update(shown.left_out)
             self._keep_back(done)
-            outcome = yield from self.ask(call, desk.worker)
+            outcome = yield from self.ask(call, writer.worker)
             if outcome is None:
                 done.left, done.why_left = list(order[place:]), "for want of money"
                 break
@@ -95,7 +95,7 @@ class Reader:
                 done.remarks.append(f"{name} failed, so its part is unread: {outcome}")
                 continue
             complete = yield from self._take(outcome, number, done, name)
-            done.read.append(desk.portions[number])
+            done.read.append(writer.portions[number])
             if complete and place + 1 < len(order):
                 done.left, done.why_left = list(order[place + 1 :]), "as a reader held the question for answered"
                 break
@@ -110,19 +110,19 @@ class Reader:
     def ask(self, call: Call, profile: ModelProfile, *, may_be_empty: bool = False) -> Path[Reply | RouterError | None]:
         """The reply, or what went wrong after as many tries as there are; None where there is no money for it."""
         failure: RouterError | None = None
-        for _ in range(self.desk.agents.retries + 1):
-            tokens = self.desk.prompt_tokens(call) if self.purse.limited else 0
-            worst = self.purse.worst(profile, tokens, call.max_output_tokens)
-            if not self.purse.take(worst):
+        for _ in range(self.writer.agents.retries + 1):
+            tokens = self.writer.prompt_tokens(call) if self.spending.limited else 0
+            worst = self.spending.worst(profile, tokens, call.max_output_tokens)
+            if not self.spending.take(worst):
                 return failure
             try:
                 reply = yield call
             except RouterError as error:
-                self.purse.settle(worst, profile, error)
+                self.spending.settle(worst, profile, error)
                 failure = error
             else:
                 assert isinstance(reply, Reply)
-                self.purse.settle(worst, profile, reply)
+                self.spending.settle(worst, profile, reply)
                 if reply.text.strip() or reply.citations or may_be_empty:
                     return reply
                 failure = BadReply(f"{call.purpose} came back empty ({reply.finish_reason})")
@@ -132,7 +132,7 @@ class Reader:
 
     def _take(self, reply: Reply, number: int, done: Read, name: str) -> Path[bool]:
         """Add what a worker says; whether it says that the question can be answered."""
-        if self.desk.agents.notes == "free_text":
+        if self.writer.agents.notes == "free_text":
             done.pointed_out += [_passage(citation) for citation in reply.citations]
             done.summary = yield from self._in_room(reply.text, done, name)
             done.states.append(done.summary)
@@ -144,23 +144,23 @@ class Reader:
             report = parse(reply.text)
             if reply.finish_reason in _CUT_OFF:
                 done.remarks.append(f"the report of {name} was cut off at its limit, agents.worker_output_tokens")
-            done.notes = done.notes.after(report.lines, number + 1, self.desk.portions[number])
-            complete = self.desk.may_stop and report.complete and bool(done.notes.passages)
+            done.notes = done.notes.after(report.lines, number + 1, self.writer.portions[number])
+            complete = self.writer.may_stop and report.complete and bool(done.notes.passages)
         done.states.append(view(done.notes, 1 << 62, len).text)
         return complete
 
     def _in_room(self, summary: str, done: Read, name: str) -> Path[str]:
         """The summary; where it is too long, a shorter one is asked for once, and then its beginning is cut."""
-        desk = self.desk
+        writer = self.writer
 
         def fits(text: str) -> bool:
-            return desk.summary_tokens(text) <= desk.summary_room
+            return writer.summary_tokens(text) <= writer.summary_room
 
         if fits(summary):
             return summary
-        call = desk.shorter_call(summary, f"{name}, shorter")
+        call = writer.shorter_call(summary, f"{name}, shorter")
         if call is not None:
-            outcome = yield from self.ask(call, desk.worker)
+            outcome = yield from self.ask(call, writer.worker)
             if isinstance(outcome, Reply):
                 summary = outcome.text
                 done.remarks.append(f"{name} wrote more than there is room for and was asked to be shorter")
@@ -171,10 +171,12 @@ class Reader:
 
     def _keep_back(self, done: Read) -> None:
         """For the last call: what is known now, and what the next worker may add, quotations and their frame."""
-        if self.purse.limited:
-            desk = self.desk
-            grown = desk.manager_tokens(done.notes, done.summary) + 2 * desk.window.output_tokens
-            self.purse.keep_back(self.path, self.purse.worst(desk.manager, grown, desk.request.max_output_tokens))
+        if self.spending.limited:
+            writer = self.writer
+            grown = writer.manager_tokens(done.notes, done.summary) + 2 * writer.window.output_tokens
+            self.spending.keep_back(
+                self.path, self.spending.worst(writer.manager, grown, writer.request.max_output_tokens)
+            )
 
 
 def _hopeless(error: RouterError) -> bool:

@@ -44,7 +44,7 @@ from .citations import named_passages, verbatim_quotes
 from .copied import Copied, checked, in_order
 from .full import TYPICAL_ANSWER_TOKENS, Full
 from .portions import Portion, Split, portions
-from .purse import Price, Purse
+from .spending import Price, Spending
 
 COPY_OUTPUT_TOKENS = 1500  # most that one call may copy; the published range is 200 to 1,000
 TYPICAL_COPIED_TOKENS = 300  # by all calls together, where there is something; used for estimates only
@@ -97,10 +97,10 @@ class RetrieveThenReason:
 
     def plan(self, request: Request, features: Features) -> Plan:
         profile = self._profile_of(request.model)
-        purse = Purse(request.goal.max_cost_usd, self._price)
+        spending = Spending(request.goal.max_cost_usd, self._price)
         asking = _Asking(request, features, profile, self._counter_of(profile))
         there = self._portions(asking)
-        outcomes = yield from _copied_out(asking, there, purse)
+        outcomes = yield from _copied_out(asking, there, spending)
         # None where no reply came: by portion, so that what was read and what was found in it stay together.
         checks = [
             _found(outcome, portion) if isinstance(outcome, Reply) else None
@@ -109,11 +109,11 @@ class RetrieveThenReason:
         found = [copied for copied in checks if copied is not None]
         read = tuple(portion if copied else () for portion, copied in zip(there, checks, strict=True))
         unread = tuple(passage for portion, seen in zip(there, read, strict=True) if not seen for passage in portion)
-        evidence, left_out = asking.that_fits([copied.passages for copied in found], unread, purse)
+        evidence, left_out = asking.that_fits([copied.passages for copied in found], unread, spending)
         notes = [*_mishaps(outcomes, request), *_corrections(found, left_out)]
-        if purse.blind:
+        if spending.blind:
             notes.append(f"max_cost_usd could not be kept to: the price of {request.model} is not known")
-        if not evidence and not unread and asking.full_fits(purse):
+        if not evidence and not unread and asking.full_fits(spending):
             said = (
                 "nothing that was copied stands in the text" if any(c.dropped for c in found) else "nothing was copied"
             )
@@ -197,10 +197,12 @@ class _Asking:
         """Tokens that may turn out to be there."""
         return math.ceil(self.count(messages) * (1 + self.features.token_error))
 
-    def worst_usd(self, purse: Purse, messages: Sequence[Message], output_tokens: int, more_tokens: int = 0) -> Decimal:
+    def worst_usd(
+        self, spending: Spending, messages: Sequence[Message], output_tokens: int, more_tokens: int = 0
+    ) -> Decimal:
         """Dollars a call may cost, with so many tokens more than the messages have. Counts nothing without a limit."""
-        tokens = self.worst(messages) + more_tokens if purse.limited else 0
-        return purse.worst(self.profile, tokens, output_tokens)
+        tokens = self.worst(messages) + more_tokens if spending.limited else 0
+        return spending.worst(self.profile, tokens, output_tokens)
 
     # ---- prompts -----------------------------------------------------------------------------------------------------
 
@@ -220,14 +222,14 @@ class _Asking:
     # ---- what fits ---------------------------------------------------------------------------------------------------
 
     def that_fits(
-        self, lists: Sequence[Sequence[Passage]], unread: Sequence[Passage], purse: Purse
+        self, lists: Sequence[Sequence[Passage]], unread: Sequence[Passage], spending: Spending
     ) -> tuple[tuple[Passage, ...], int]:
         """The evidence in document order, and how many passages of it there was no room or money for.
 
         The longest lists are shortened first, from their ends, so that every portion has its say.
         """
         documents = self.request.documents
-        paid = purse.prompt_tokens_left(self.profile, self.request.max_output_tokens)
+        paid = spending.prompt_tokens_left(self.profile, self.request.max_output_tokens)
         kept = [list(passages) for passages in lists]
         evidence = everything = in_order([passage for passages in kept for passage in passages], documents)
         while evidence:
@@ -239,10 +241,10 @@ class _Asking:
             evidence = in_order([passage for passages in kept for passage in passages], documents)
         return evidence, len(everything) - len(evidence)
 
-    def full_fits(self, purse: Purse) -> bool:
+    def full_fits(self, spending: Spending) -> bool:
         """Whether the whole text fits into the window, and what it costs into what may be spent."""
         request = self.request
-        paid = purse.prompt_tokens_left(self.profile, request.max_output_tokens)
+        paid = spending.prompt_tokens_left(self.profile, request.max_output_tokens)
         return self.room.whole <= self.room.tokens and (
             paid == math.inf
             or self.worst(full_messages(request.documents, request.question, request.instructions)) <= paid
@@ -252,7 +254,7 @@ class _Asking:
 Copies = Generator[tuple[Call, ...], tuple[Outcome, ...], tuple[Outcome | None, ...]]
 
 
-def _copied_out(asking: _Asking, there: Sequence[Portion], purse: Purse) -> Copies:
+def _copied_out(asking: _Asking, there: Sequence[Portion], spending: Spending) -> Copies:
     """What became of each portion's call, all of them side by side; None where there was no money for it.
 
     What fails by chance is tried once more. Raises the last error where every call failed, and NoFeasibleStrategy where
@@ -261,14 +263,14 @@ def _copied_out(asking: _Asking, there: Sequence[Portion], purse: Purse) -> Copi
     profile, output = asking.profile, asking.room.output
     prompts = [asking.copy_prompt(portion) for portion in there]
     without_evidence = asking.evidence_prompt((), [passage for portion in there for passage in portion])
-    worst = [asking.worst_usd(purse, prompt, output) for prompt in prompts]
-    answering = asking.worst_usd(purse, without_evidence, asking.request.max_output_tokens, more_tokens=output)
-    purse.keep_back(0, answering)
+    worst = [asking.worst_usd(spending, prompt, output) for prompt in prompts]
+    answering = asking.worst_usd(spending, without_evidence, asking.request.max_output_tokens, more_tokens=output)
+    spending.keep_back(0, answering)
     outcomes: list[Outcome | None] = [None] * len(there)
     wanted = list(range(len(there)))
     for _ in range(2):
         paid: list[int] = []
-        while len(paid) < len(wanted) and purse.take(worst[wanted[len(paid)]]):
+        while len(paid) < len(wanted) and spending.take(worst[wanted[len(paid)]]):
             paid.append(wanted[len(paid)])
         if not paid:
             break
@@ -285,10 +287,10 @@ def _copied_out(asking: _Asking, there: Sequence[Portion], purse: Purse) -> Copi
             for number in paid
         )
         for number, outcome in zip(paid, (yield calls), strict=True):
-            purse.settle(worst[number], profile, outcome)
+            spending.settle(worst[number], profile, outcome)
             outcomes[number] = _or_empty(outcome)
         wanted = [number for number in paid if _worth_another_try(outcomes[number])]
-    purse.keep_back(0, Decimal(0))
+    spending.keep_back(0, Decimal(0))
     if outcomes[0] is None:
         raise NoFeasibleStrategy(
             f"max_cost_usd = {asking.request.goal.max_cost_usd} does not cover reading the text: the first of "

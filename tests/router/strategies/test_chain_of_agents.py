@@ -38,8 +38,8 @@ from longroute.router.errors import (
 )
 from longroute.router.prompts import NO_NOTES, NO_TEXT, REFUSAL
 from longroute.router.run import run
+from longroute.router.strategies.agent_calls import Agents
 from longroute.router.strategies.chain_of_agents import ChainOfAgents
-from longroute.router.strategies.desk import Agents
 from longroute.router.strategies.reports import parse
 from longroute.router.tokens import EstimatedCounter, counter_from
 

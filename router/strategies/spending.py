@@ -13,7 +13,7 @@ Price = Callable[[ModelProfile, Usage], Decimal | None]
 """Dollars of a usage; None where a price is unknown."""
 
 
-class Purse:
+class Spending:
     """Money of one request, shared by all paths of its plan.
 
     limit_usd: None where there is none. Where a price is unknown nothing can be watched, and `blind` says so.

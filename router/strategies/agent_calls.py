@@ -1,7 +1,7 @@
 """Where the calls of Chain-of-Agents are written: every prompt within its window, counted as the model counts.
 
-One desk serves one request. It decides what readers read for, cuts the text into portions, and fits notes into the room
-that there is. It makes calls and sends none.
+One writer serves one request. It decides what readers read for, cuts the text into portions, and fits notes into the
+room that there is. It makes calls and sends none.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def judges(agents: Agents, features: Features) -> bool:
     return agents.combine == "judge"
 
 
-class Desk:
+class CallWriter:
     """Makes the calls for one request.
 
     worker, manager: what is known about their models; count_worker, count_manager count for them.
