@@ -21,7 +21,7 @@ from typing import Any
 from longroute.router.assemble import Router
 from longroute.router.core import Backend, Call, Document, ModelProfile, Reply, Usage
 from longroute.router.run import run
-from longroute.router.settings import Settings
+from longroute.router.settings import load_settings
 
 from .machine import measured_on
 
@@ -85,7 +85,7 @@ def timed(name: str, tokens: int, latency_s: float) -> Timed:
     """The best of RUNS without latency, as other work on the machine only adds; one run with it."""
     strategy, agents = VARIANTS[name]
     router = Router(
-        Settings(policy=f"fixed:{strategy}", model="m", agents=agents, max_output_tokens=OUTPUT_TOKENS),
+        load_settings(policy=f"fixed:{strategy}", model="m", agents=agents, max_output_tokens=OUTPUT_TOKENS),
         backend=Sleeper(0),
         profile_of=lambda model: ModelProfile(model, 16_000 if strategy == "retrieve_then_reason" else 128_000),
     )

@@ -9,7 +9,8 @@ model has 131,072. Compared are, at the call that answers:
 
     full 128k               the whole text, its middle left out where it exceeds the window (as LongBench does)
     full 16k                the same with a model of the agents' window
-    rag                     the default retriever; its budget is what the structured manager was shown of the question
+    rag                     the default retriever; its budget is what the structured manager was shown
+    rag 3,000               the same with its default budget
     chain, free text        Chain-of-Agents as published
     chain, structured       our default
     retrieve_then_reason    copying first, then the answer
@@ -34,7 +35,7 @@ import numpy.typing as npt
 from longroute.router.assemble import Router, make_retriever
 from longroute.router.core import Backend, Call, Document, ModelProfile, Reply, Request, Retriever
 from longroute.router.run import run
-from longroute.router.settings import Settings
+from longroute.router.settings import Settings, load_settings
 from longroute.router.strategies.full import Full
 from longroute.router.strategies.rag import Rag
 from longroute.router.tokens import counter_for
@@ -51,12 +52,14 @@ MODEL = "simulated"
 WINDOW = 131_072
 AGENT_WINDOW = 16_000
 OUTPUT_TOKENS = 512
-QUESTIONS = {8_000: 16, 32_000: 12, 128_000: 10, 512_000: 4, 1_000_000: 2}  # of each set
+WORKER_OUTPUT_TOKENS = 1024  # of which a free-text summary may have as many
+QUESTIONS = {8_000: 20, 32_000: 20, 128_000: 16, 512_000: 8, 1_000_000: 6}  # of each set
 BOOTSTRAPS = 2000
 FENCE_TOKENS = 40  # around a document
 LEAST_BUDGET = 300  # of rag, for notes without any evidence
+DEFAULT_BUDGET = 3000
 
-METHODS = ("full 128k", "full 16k", "rag", "chain, free text", "chain, structured", "retrieve_then_reason")
+METHODS = ("full 128k", "full 16k", "rag", "rag 3,000", "chain, free text", "chain, structured", "retrieve_then_reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +97,11 @@ class _InTurn(Backend):
 class Methods:
     """The strategies, each with a router of its own, all with one reader."""
 
-    def __init__(self, rates: Rates) -> None:
+    def __init__(self, rates: Rates, worker_output_tokens: int) -> None:
         self._rates = rates
+        self._worker_output_tokens = worker_output_tokens
         self._backend = _InTurn()
-        self._retriever: Retriever = make_retriever(_settings("rag", "structured"))
+        self._retriever: Retriever = make_retriever(self._settings("rag", "structured"))
         self._routers = {
             "chain, free text": self._router("chain_of_agents", "free_text"),
             "chain, structured": self._router("chain_of_agents", "structured"),
@@ -112,7 +116,7 @@ class Methods:
             final = next(reading for reading in reversed(readings) if reading.call.final)
             if method == "chain, structured":
                 budget = max(LEAST_BUDGET, final.tokens)
-                portions = sum(bool(reading.shown) for reading in readings if not reading.call.final)
+                portions = sum(map(self._holds_evidence, readings))
             n = len(self._backend.reader.facts)
             counter = counter_for(None)
             read = [sum(counter.count(m.content) for m in reading.call.messages) for reading in readings]
@@ -120,6 +124,11 @@ class Methods:
             row = (name, tokens, question.id, places(question), portions, method, *shares, final.tokens, sum(read))
             rows.append(Row(*row, len(readings)))
         return rows
+
+    def _holds_evidence(self, reading: Reading) -> bool:
+        """Whether the part of the source that a worker reads has any; what stands in its notes does not count."""
+        part = "\n".join(passage.text for passage in reading.call.passages)
+        return not reading.call.final and bool(self._backend.reader.shown(part))
 
     def _readings(
         self, method: str, question: Question, documents: Sequence[Document], budget: int
@@ -129,24 +138,25 @@ class Methods:
             self._routers[method].answer(question.text, documents)
             return reader.readings
         shown = _truncated(documents, AGENT_WINDOW if method == "full 16k" else WINDOW)
-        strategy = Rag(self._retriever, budget) if method == "rag" else Full()
-        request = Request(question.text, tuple(documents if method == "rag" else shown), MODEL)
+        budget = DEFAULT_BUDGET if method == "rag 3,000" else budget
+        strategy = Rag(self._retriever, budget) if method.startswith("rag") else Full()
+        request = Request(question.text, tuple(documents if method.startswith("rag") else shown), MODEL)
         features = self._routers["chain, structured"].decide("?", "text").features  # neither strategy looks at them
         run(strategy.plan(request, features), self._backend)
         return reader.readings
 
     def _router(self, strategy: str, notes: str) -> Router:
-        return Router(_settings(strategy, notes), backend=self._backend, profile_of=_profile)
+        return Router(self._settings(strategy, notes), backend=self._backend, profile_of=_profile)
 
-
-def _settings(strategy: str, notes: str) -> Settings:
-    return Settings(
-        model=MODEL,
-        policy=f"fixed:{strategy}",
-        allowed=(strategy,),
-        max_output_tokens=OUTPUT_TOKENS,
-        agents={"window_tokens": AGENT_WINDOW, "notes": notes},
-    )
+    def _settings(self, strategy: str, notes: str) -> Settings:
+        agents = {"window_tokens": AGENT_WINDOW, "worker_output_tokens": self._worker_output_tokens, "notes": notes}
+        return load_settings(
+            model=MODEL,
+            policy=f"fixed:{strategy}",
+            allowed=(strategy,),
+            max_output_tokens=OUTPUT_TOKENS,
+            agents=agents,
+        )
 
 
 def _profile(name: str) -> ModelProfile:
@@ -255,7 +265,11 @@ def claims(rows: Sequence[Row]) -> list[str]:
         "| difference, points | evidence | tokens | reaches | noticed |",
         "|---|---|---:|---:|---:|",
     ]
-    for name, other in (("structured minus free text", "chain, free text"), ("structured minus rag", "rag")):
+    for name, other in (
+        ("structured minus free text", "chain, free text"),
+        ("structured minus rag", "rag"),
+        ("structured minus rag 3,000", "rag 3,000"),
+    ):
         for kind, holds in KINDS.items():
             for lengths in ((8_000, 32_000), (128_000,), (512_000, 1_000_000)):
                 here = [row for row in rows if row.tokens in lengths and holds(row)]
@@ -284,16 +298,24 @@ SENSITIVITY: dict[str, tuple[Rates, tuple[str, ...]]] = {
     "slips 0.2": (Rates(slip=0.2), (STRUCTURED,)),
     "wrong drops and corrections 0.01 each": (Rates(wrong_drop=0.01, wrong_correction=0.01), (STRUCTURED,)),
     "wrong drops and corrections 0.03 each": (Rates(wrong_drop=0.03, wrong_correction=0.03), (STRUCTURED,)),
+    "invented 0": (Rates(invented_per_1000=0), (STRUCTURED, FREE)),
+    "invented 0.1 per 1,000": (Rates(invented_per_1000=0.1), (STRUCTURED, FREE)),
     "invented 1 per 1,000": (Rates(invented_per_1000=1), (STRUCTURED, FREE)),
     "garbled 0.1": (Rates(garbled=0.1), (STRUCTURED, FREE)),
     "reports at most 50": (Rates(most_reported=50), (STRUCTURED, FREE)),
 }
 """The reader's rates, and the chains that they matter to; the other is as it is with the stated rates."""
-SENSITIVE_AT = {256_000: 4}
+SENSITIVE_AT = {256_000: 6}
 
 
-def measure(data: Path, questions: Mapping[int, int], rates: Rates, methods: Sequence[str]) -> Iterator[Row]:
-    ways = Methods(rates)
+def measure(
+    data: Path,
+    questions: Mapping[int, int],
+    rates: Rates,
+    methods: Sequence[str],
+    worker_output_tokens: int = WORKER_OUTPUT_TOKENS,
+) -> Iterator[Row]:
+    ways = Methods(rates, worker_output_tokens)
     for tokens, n in questions.items():
         started = time.process_time()
         for name in SETS:
@@ -310,8 +332,9 @@ def sensitivity(data: Path) -> list[str]:
         f"|---|{'---:|' * 5}",
     ]
     stated: list[Row] = []
-    for name, (rates, chains) in SENSITIVITY.items():
-        rows = list(measure(data, SENSITIVE_AT, rates, chains))
+    varied = [(name, *which, WORKER_OUTPUT_TOKENS) for name, which in SENSITIVITY.items()]
+    for name, rates, chains, output in [*varied, ("summaries of 2,048 tokens", Rates(), (FREE,), 2048)]:
+        rows = list(measure(data, SENSITIVE_AT, rates, chains, output))
         stated = stated or rows
         rows += [row for row in stated if row.method not in chains]
         structured, free = (of(rows, method, COLUMNS["reaches"]) for method in (STRUCTURED, FREE))

@@ -65,8 +65,8 @@ _EMPTY = frozenset(
     re.findall(
         r"\w+",
         "a an and are as at be been but by did do does for from had has have he her him his i in is it its just me "
-        "my of on or our she so some such that the their them then there they this to um uh us was we were what when where "
-        "which who will with would yeah you your",
+        "my of on or our she so some such that the their them then there they this to um uh us was we were what when "
+        "where which who will with would yeah you your",
     )
 )
 """Words that free text can do without."""

@@ -23,6 +23,7 @@ from .core import (
     Goal,
     Message,
     ModelProfile,
+    Passage,
     Policy,
     Reply,
     Request,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ..compressors.relevance import Scorer
     from ..policies.escalation import Verdict
     from ..retrievers.embed import Embedder
+    from .runner import AttentionReader
     from .runner.local_model import LocalModel
 
 EXTRACTIVE = "extractive"
@@ -177,8 +179,8 @@ def _pieces(document: Document, max_tokens: int) -> list[tuple[int, int]]:
 
 def _chain_of_agents(parts: Parts) -> Strategy:
     from . import costs
-    from .strategies.chain_of_agents import ChainOfAgents
     from .strategies.agent_calls import Agents
+    from .strategies.chain_of_agents import ChainOfAgents
 
     return ChainOfAgents(
         Agents(**parts.settings.agents.model_dump()),
@@ -187,6 +189,13 @@ def _chain_of_agents(parts: Parts) -> Strategy:
         split=_pieces,
         price=costs.price,
     )
+
+
+def _speculative(parts: Parts) -> Strategy:
+    from .strategies.full import Full
+    from .strategies.speculative import Speculative
+
+    return Speculative(parts.retriever, Full(), parts.profile_of, parts.settings.speculative_context_tokens)
 
 
 def _self_route(parts: Parts) -> Strategy:
@@ -250,6 +259,7 @@ _STRATEGIES: Mapping[str, Callable[[Parts], Strategy]] = {
     "compressed": _compressed,
     "chain_of_agents": _chain_of_agents,
     "retrieve_then_reason": _retrieve_then_reason,
+    "speculative": _speculative,
 }
 
 
@@ -315,7 +325,8 @@ def make_compressor(settings: Settings, name: str) -> Compressor:
     """A compressor by its name: `lexical`, `embedded`, or one that a local model may serve, `KIND:FOLDER`.
 
     `question_aware`, `code`: a causal model in the folder ranks in place of BM25 and embeddings. `color`: it writes in
-    place of the configured chat model. `llmlingua2`: a token classification model, without which there is none.
+    place of the configured chat model. `llmlingua2`: a token classification model, without which there is none;
+    `specpc`: likewise, a small causal model that drafts.
     Raises ConfigError on any other, and where the folder holds no model.
     """
     kind, _, argument = name.partition(":")
@@ -377,6 +388,21 @@ def _llmlingua2(settings: Settings, argument: str) -> Compressor:
     return LLMLingua2.from_folder(Path(argument), _counter(settings))
 
 
+def _specpc(settings: Settings, argument: str) -> Compressor:
+    from ..compressors.attention import SpecPC
+    from ..retrievers.attention import sentences
+
+    if not argument:
+        raise ConfigError("specpc needs the folder of a small causal language model: specpc:FOLDER.")
+    return SpecPC(_attention_reader(settings, argument), count=_counter(settings).count, split=sentences)
+
+
+def _attention_reader(settings: Settings, folder: str) -> AttentionReader:
+    from .runner import AttentionReader
+
+    return AttentionReader.load(folder, settings.runner.device, settings.runner.dtype)
+
+
 def _color(settings: Settings, argument: str) -> Compressor:
     """Passages rewritten by the configured chat model, or by a local one."""
     from ..compressors.color import Color, LocalColor
@@ -407,6 +433,7 @@ _COMPRESSORS: Mapping[str, Callable[[Settings, str], Compressor]] = {
     "code": _code,
     "color": _color,
     "llmlingua2": _llmlingua2,
+    "specpc": _specpc,
 }
 
 
@@ -426,10 +453,45 @@ class _Lazily:
 
 
 def make_retriever(settings: Settings) -> Retriever:
-    """The two-stage hybrid; BM25 alone where no embedding model is wanted or installed."""
+    """The configured retriever. Raises ConfigError on a name that is none."""
+    kind, _, argument = settings.retriever.partition(":")
+    if kind not in _RETRIEVERS or bool(argument) != (kind == "infiniretri"):
+        raise ConfigError(f"Unknown retriever {settings.retriever!r}. Known: hybrid, infiniretri:FOLDER.")
+    return _RETRIEVERS[kind](settings, argument)
+
+
+def _hybrid(settings: Settings, argument: str) -> Retriever:
+    """In two stages; BM25 alone where no embedding model is wanted or installed."""
     from ..retrievers.hybrid import HybridRetriever
 
     return HybridRetriever(make_embedder(settings))
+
+
+def _infiniretri(settings: Settings, argument: str) -> Retriever:
+    """By the attention of a local model, which is loaded for the first question."""
+
+    def make() -> Retriever:
+        from ..retrievers.attention import InfiniRetri
+
+        return InfiniRetri(_attention_reader(settings, argument), count=_counter(settings).count)
+
+    return _LazyRetriever(make)
+
+
+_RETRIEVERS: Mapping[str, Callable[[Settings, str], Retriever]] = {"hybrid": _hybrid, "infiniretri": _infiniretri}
+
+
+class _LazyRetriever:
+    """A retriever that is made when it is first used, once: deciding must not load it."""
+
+    def __init__(self, make: Callable[[], Retriever]) -> None:
+        self._make = cache(make)
+        self._making = threading.Lock()
+
+    def retrieve(self, question: str, documents: Sequence[Document], *, budget_tokens: int) -> list[Passage]:
+        with self._making:
+            retriever = self._make()
+        return retriever.retrieve(question, documents, budget_tokens=budget_tokens)
 
 
 def make_evidence_source() -> EvidenceSource:
@@ -474,7 +536,9 @@ def make_local_model(settings: Settings, folder: str | Path) -> LocalModel:
     Raises ConfigError where the folder holds no model that can be run.
     """
     from .runner import EngineOptions
+    from .runner.laws import Law
     from .runner.local_model import LocalModel, LocalOptions
+    from .runner.speculative import Speculation
 
     runner = settings.runner
     engine = EngineOptions(
@@ -484,7 +548,8 @@ def make_local_model(settings: Settings, folder: str | Path) -> LocalModel:
         cache_bytes=None if runner.cache_mb is None else runner.cache_mb << 20,
         prefix_bytes=None if runner.prefix_cache_mb is None else runner.prefix_cache_mb << 20,
     )
-    return LocalModel.load(folder, LocalOptions(runner.device, runner.dtype, runner.draft_model, engine))
+    speculation = Speculation(Law(runner.speculative_mode, runner.speculative_eta), runner.draft_tokens)
+    return LocalModel.load(folder, LocalOptions(runner.device, runner.dtype, runner.draft_model, speculation, engine))
 
 
 def _local(settings: Settings, folder: str) -> Backend:

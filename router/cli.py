@@ -197,7 +197,8 @@ def compress(
     ] = None,
     question: Annotated[str, typer.Option(help="What the texts are wanted for; what matters to it is kept.")] = "",
     method: Annotated[
-        str | None, typer.Option(help="question_aware, lexical, embedded, code, color, or llmlingua2:FOLDER.")
+        str | None,
+        typer.Option(help="question_aware, lexical, embedded, code, color, llmlingua2:FOLDER, specpc:FOLDER."),
     ] = None,
     show: Annotated[bool, typer.Option(help="Print the whole text, with what was left out marked.")] = False,
     as_json: AsJson = False,

@@ -92,6 +92,8 @@ class ModelProfile:
 
     cache_min_tokens, cache_ttl_s: shortest prefix the provider caches, and for how long after its last use.
     prefill_tokens_per_s, decode_tokens_per_s, overhead_s: a latency model; None means unknown.
+    speculates: whether its server decodes speculatively with a draft of ours (`Call.draft`).
+    speculative_speedup: by how many times it then decodes faster, as measured on one's own texts; None means unknown.
     tokenizer: name of the counting rule (`o200k`, `cl100k`, `claude`, ...) used by `router/tokens.py`.
     """
 
@@ -108,6 +110,8 @@ class ModelProfile:
     prefill_tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None
     overhead_s: float | None = None
+    speculates: bool = False
+    speculative_speedup: float | None = None
     tokenizer: str = "default"
     as_of: str = ""
     source: str = ""
@@ -173,6 +177,8 @@ class Footprint:
     sequential_calls: calls that wait for one another; parallel ones count once.
     preparation_s: own work before the first call (retrieval, compression).
     stands_in: it is `full` with less text, so there is no point in it where it takes more than `full` does.
+    decode_speedup: by how many times tokens come faster than one by one.
+    unavailable: empty where it can be carried out with this model, else why not, for a person to read.
     """
 
     prompt_tokens: int
@@ -183,6 +189,8 @@ class Footprint:
     sequential_calls: int = 1
     preparation_s: float = 0.0
     stands_in: bool = False
+    decode_speedup: float = 1.0
+    unavailable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +287,17 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """What a drafting model reads in place of a call's prompt: the same prompt about less text.
+
+    messages: in place of the call's messages. context: in place of the call's context.
+    """
+
+    messages: tuple[Message, ...]
+    context: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One model call that a plan asks for.
 
@@ -288,6 +307,7 @@ class Call:
     context: what the call shows in place of each document, in their order; for callers that put the question in a
     prompt of their own. Empty where the call does not put the request's own question (a worker's call).
     temperature: None leaves it to the server.
+    draft: for servers that decode speculatively; all others answer from the messages alone.
     """
 
     messages: tuple[Message, ...]
@@ -300,6 +320,7 @@ class Call:
     question: str = ""
     passages: tuple[Passage, ...] = ()
     context: tuple[str, ...] = ()
+    draft: Draft | None = None
 
 
 @dataclass(frozen=True, slots=True)

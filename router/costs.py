@@ -58,7 +58,8 @@ def latency(profile: ModelProfile, footprint: Footprint) -> float | None:
         return None
     uncached = footprint.prompt_tokens - footprint.cached_tokens
     share = footprint.sequential_calls / footprint.calls
-    model = overhead * footprint.sequential_calls + share * (uncached / prefill + footprint.completion_tokens / decode)
+    writing_s = footprint.completion_tokens / (decode * footprint.decode_speedup)
+    model = overhead * footprint.sequential_calls + share * (uncached / prefill + writing_s)
     return footprint.preparation_s + model
 
 
@@ -77,8 +78,8 @@ def estimate(
     """
     largest = footprint.largest_prompt_tokens
     needed = math.ceil(largest * (1 + token_error)) + max_output_tokens
-    infeasible = ""
-    if needed > profile.context_window:
+    infeasible = footprint.unavailable
+    if not infeasible and needed > profile.context_window:
         margin = f" ± {token_error:.0%}" if token_error else ""
         infeasible = (
             f"its largest prompt has {largest:,} tokens{margin}; with {max_output_tokens:,} for the answer that is "

@@ -271,7 +271,7 @@ class LongrouteChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return generate_from_stream(self._stream(messages, stop, **kwargs))
+        return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
 
     async def _agenerate(
         self,
@@ -280,7 +280,7 @@ class LongrouteChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await agenerate_from_stream(self._astream(messages, stop, **kwargs))
+        return await agenerate_from_stream(self._astream(messages, stop, run_manager, **kwargs))
 
     def _stream(
         self,
@@ -322,7 +322,9 @@ class LongrouteChatModel(BaseChatModel):
         given = {name: getattr(self, name) for name in ("temperature", "top_p", "seed", "max_tokens")} | dict(options)
         max_tokens = given.pop("max_tokens")
         sampling = replace(self.local.sampling, **{name: v for name, v in given.items() if v is not None})
-        return Generation(self.local.tokenizer.chat_ids(shown), sampling, max_tokens, tuple(stop or ()))
+        ids = self.local.tokenizer.chat_ids(shown)
+        shared = self.local.shared_head(ids)
+        return Generation(ids, sampling, max_tokens, tuple(stop or ()), shared_tokens=shared)
 
     def _chunk(self, event: Any) -> ChatGenerationChunk:
         """From a Piece, or from Done, which comes last and knows what it took."""

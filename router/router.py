@@ -42,6 +42,9 @@ from .run import Listener, arun, astream, run, stream
 
 Documents = str | Document | Sequence[str | Document]
 
+SHOW_EVERYTHING = ("full", "speculative")
+"""Strategies of one call that shows the documents whole, question last: prompt caches then hold that prefix."""
+
 
 class Options(TypedDict, total=False):
     """What a request may say beyond question and documents. What it does not say comes from the settings."""
@@ -283,7 +286,7 @@ class BaseRouter:
         return option
 
     def _learn(self, request: Request, answer: Answer) -> Answer:
-        if answer.strategy == "full" and answer.calls:
+        if answer.strategy in SHOW_EVERYTHING and answer.calls:
             self.sent_in_full(request, answer.calls[-1].usage)
         return answer
 

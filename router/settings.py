@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -122,6 +122,15 @@ class RunnerSettings(BaseModel):
     draft_model: Path | None = Field(
         None, description="Folder of a model that makes drafts for speculative decoding; unset, the model itself."
     )
+    speculative_mode: Literal["exact", "rapid", "rapid_consistent", "ensemble"] = Field(
+        "rapid", description="How drafts are judged; `exact` never changes what the model would say."
+    )
+    speculative_eta: float = Field(
+        10.0, ge=0, description="How far a draft's evidence may move the model's verdict in the `rapid` modes; 0: not."
+    )
+    draft_tokens: Annotated[int, Field(ge=1, le=32)] | Literal["auto"] = Field(
+        "auto", description="Tokens drafted at a time; `auto` goes by what pays, and drafts none where nothing does."
+    )
     chunk_tokens: int = Field(2048, ge=16, description="Most tokens of a prompt that are read in one step.")
     slots: int = Field(16, ge=1, description="Most requests at work at a time.")
     queue_limit: int = Field(256, ge=1, description="Most requests that may wait; further ones are refused.")
@@ -172,12 +181,19 @@ class Settings(BaseSettings):
     max_output_tokens: int = Field(1024, ge=1, description="Longest answer, and the room kept for it in the window.")
 
     rag_budget_tokens: int = Field(3000, ge=50, description="Most text that `rag` shows the model.")
+    retriever: str = Field(
+        "hybrid", description="How passages are found: `hybrid`, or `infiniretri:FOLDER` by a local model's attention."
+    )
     compressor: str = Field(
         "question_aware",
-        description="How `compressed` shortens: `question_aware`, `embedded`, `lexical`, `color`, `llmlingua2:FOLDER`.",
+        description="How `compressed` shortens: `question_aware`, `embedded`, `lexical`, `color`, `llmlingua2:FOLDER`, "
+        "`specpc:FOLDER`.",
     )
     compressed_keep_rate: float = Field(
         0.33, gt=0, le=1, description="Tokens that `compressed` keeps, as a share of the text's."
+    )
+    speculative_context_tokens: int = Field(
+        4096, ge=32, description="Least text that `speculative` makes drafts from; of long texts it is a 24th."
     )
     embedding_model: str = Field(
         "default",

@@ -46,6 +46,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "router.assemble",
         "router.router",
         "router.run",
+        "router.runner",
         "router.settings",
         *BASE,
     ),

@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from ..core import Backend, Call, ModelProfile, Reply, Usage
+from ..core import Backend, Call, Message, ModelProfile, Reply, Usage
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..runner.generation import Done, Generation
+    from ..runner.generation import Generation, GenerationUsage
+    from ..runner.handle import Event
     from ..runner.local_model import LocalModel
 
 _FREE = Decimal(0)
@@ -55,14 +56,16 @@ class Local(Backend):
         await asyncio.to_thread(self._drop)
 
     async def _ready(self) -> Backend:
-        return self._loaded or await asyncio.to_thread(self._make)
+        ready = self._loaded
+        return ready if ready is not None else await asyncio.to_thread(self._make)
 
     def _make(self) -> Backend:
         with self._loading:
-            if self._loaded is None:
+            ready = self._loaded
+            if ready is None:
                 self._model = self._load()
-                self._loaded = self._guarded(_Loaded(self._model))
-            return self._loaded
+                self._loaded = ready = self._guarded(_Loaded(self._model))
+            return ready
 
     def _drop(self) -> None:
         with self._loading:
@@ -86,33 +89,50 @@ class _Loaded(Backend):
 
         handle = self._model.engine.submit(await asyncio.to_thread(self._generation, call))
         text = ""
-        async with aclosing(aiter(handle)) as events:  # leaving early cancels the request
+        arriving = cast("AsyncGenerator[Event, None]", aiter(handle))  # so it is, though typed as a mere iterator
+        async with aclosing(arriving) as events:  # leaving early cancels the request
             async for event in events:
                 text += event.text
                 if event.text:
                     yield event.text
                 if isinstance(event, Done):
-                    yield Reply(text, _usage(event), finish_reason=event.reason, model=call.model)
+                    notes = _notes(call, event.usage)
+                    yield Reply(text, _usage(event.usage), finish_reason=event.reason, model=call.model, notes=notes)
 
     async def aclose(self) -> None:
         """The model is closed by whoever loaded it."""
 
     def _generation(self, call: Call) -> Generation:
-        from ..runner.generation import Generation
+        from ..runner.generation import Draft, Generation
 
         model = self._model
-        messages = [{"role": message.role, "content": message.content} for message in call.messages]
+        messages = _shown(call.messages)
         ids = model.tokenizer.chat_ids(messages)
+        draft = None
+        if call.draft is not None and model.engine.can_speculate:
+            draft = Draft(model.tokenizer.chat_ids(_shown(call.draft.messages)), model.speculation)
         sampling = model.sampling
         if call.temperature is not None:
             sampling = replace(sampling, temperature=call.temperature)
         shared = model.shared_tokens(messages, call.question, ids)
-        return Generation(ids, sampling, call.max_output_tokens, call.stop, shared_tokens=shared)
+        return Generation(ids, sampling, call.max_output_tokens, call.stop, shared_tokens=shared, draft=draft)
 
 
-def _usage(done: Done) -> Usage:
-    used = done.usage
-    return Usage(used.prompt_tokens, used.reused_tokens, used.completion_tokens, _FREE)
+def _shown(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _usage(used: GenerationUsage) -> Usage:
+    drafted_from = used.speculation.prefill_draft if used.speculation else 0
+    return Usage(used.prompt_tokens + drafted_from, used.reused_tokens, used.completion_tokens, _FREE)
+
+
+def _notes(call: Call, used: GenerationUsage) -> tuple[str, ...]:
+    if call.draft is None:
+        return ()
+    if used.speculation is None:
+        return ("no drafts were made: this model cannot take back what it has read (recurrent layers)",)
+    return (f"{used.speculation.accepted} of {used.speculation.drafted} drafted tokens were kept",)
 
 
 def profile_of_folder(name: str, folder: Path, measured: Mapping[str, ModelProfile]) -> ModelProfile:
@@ -138,6 +158,7 @@ def profile_of_folder(name: str, folder: Path, measured: Mapping[str, ModelProfi
         output_usd_per_mtok=_FREE,
         cache_min_tokens=1,
         cache_ttl_s=_REMEMBERED_S,
+        speculates=True,
         source="the model's own config.json; its speed is not measured (longroute runner profile)",
     )
     return replace(assumed, tokenizer=str(tokenizer)) if tokenizer.is_file() else assumed

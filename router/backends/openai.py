@@ -87,8 +87,9 @@ class OpenAI(Backend):
             body = request_body(call, stream=stream, refused=refused)
             response = await self._endpoint.post("chat/completions", body)
             if response.is_success:
-                left_out = call.temperature is not None and "temperature" not in body
-                return response, (f"temperature left out: {call.model!r} does not accept it",) if left_out else ()
+                wanted = {"temperature": call.temperature is not None, "longroute": call.draft is not None}
+                left_out = [name for name, is_wanted in wanted.items() if is_wanted and name not in body]
+                return response, tuple(f"{name} left out: {call.model!r} does not accept it" for name in left_out)
             complaint = await self._endpoint.read_complaint(response)
             error = self._endpoint.refusal(response.status_code, complaint, call, response.headers)
             field = refused_field(complaint, body, refused) if response.status_code in (400, 422) else None
@@ -143,6 +144,9 @@ def request_body(call: Call, *, stream: bool, refused: frozenset[str] = frozense
         body["temperature"] = call.temperature
     if call.stop:
         body["stop"] = list(call.stop)
+    if call.draft is not None and "longroute" not in refused:  # the extension of longroute's own runner
+        draft = [{"role": message.role, "content": message.content} for message in call.draft.messages]
+        body["longroute"] = {"speculative": {"draft": draft}}
     if stream:
         body["stream"] = True
         if "stream_options" not in refused:
@@ -154,7 +158,7 @@ def refused_field(complaint: Complaint, body: Mapping[str, object], refused: fro
     """The field of body that the server does not know and that the call can do without or has another name for."""
     if not _REFUSED.search(f"{complaint.message} {' '.join(complaint.codes)}"):
         return None
-    dispensable = ["stream_options", "temperature"]
+    dispensable = ["stream_options", "temperature", "longroute"]
     if not refused & {"max_tokens", "max_completion_tokens"}:
         dispensable += ["max_tokens", "max_completion_tokens"]
     for field in dispensable:
@@ -191,10 +195,16 @@ class _PromptDetails(BaseModel):
     cached_tokens: int | None = None
 
 
+class _CompletionDetails(BaseModel):
+    accepted_prediction_tokens: int | None = None
+    rejected_prediction_tokens: int | None = None
+
+
 class _Usage(BaseModel):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
 
 
 class _Completion(BaseModel):
@@ -264,6 +274,10 @@ class _Assembly:
         if self._usage is None:
             notes += ("the server reported no usage",)
         usage = self._usage or _Usage()
+        details = usage.completion_tokens_details
+        if self._call.draft is not None and details is not None:
+            accepted, rejected = details.accepted_prediction_tokens or 0, details.rejected_prediction_tokens or 0
+            notes += (f"{accepted} of {accepted + rejected} drafted tokens were kept",)
         prompt_tokens = usage.prompt_tokens or 0
         cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
         return Reply(

@@ -73,17 +73,23 @@ def reply_of(api: Api, body: bytes, content_type: bytes = b"application/json") -
     return Reply(text, _usage(data) or Usage(), finish_reason=reason, model=str(data.get("model", "")))
 
 
+def usage_of(body: bytes, content_type: bytes) -> Usage:
+    """The usage that a complete answer names, streamed or not; none where it names none."""
+    reader = UsageReader(content_type, b"")
+    reader.feed(body)
+    return reader.usage() or Usage()
+
+
 def _reply_of_stream(body: bytes) -> Reply:
     pieces: list[str] = []
-    usage, reason = UsageReader(b"event-stream", b""), "stop"
-    usage.feed(body)
+    reason = "stop"
     for event in _events(body):
         piece, ended = _streamed(event)
         pieces.append(piece)
-        reason = ended or reason
+        reason = reason if reason == _TOOLS else ended or reason  # some servers end a call of a tool with `stop`
     if not pieces:
         raise BadReply("The upstream answered a call with a stream that holds no completion.")
-    return Reply("".join(pieces), usage.usage() or Usage(), finish_reason=reason)
+    return Reply("".join(pieces), usage_of(body, b"event-stream"), finish_reason=reason)
 
 
 def _streamed(event: object) -> tuple[str, str]:
@@ -104,7 +110,21 @@ def _streamed(event: object) -> tuple[str, str]:
     if isinstance(choices, list) and choices and isinstance(choices[0], dict):
         choice = choices[0]
     said = choice["delta"] if isinstance(choice.get("delta"), dict) else choice
-    return str(said.get("content") or said.get("text") or ""), str(choice.get("finish_reason") or "")
+    text = _joined(said.get("content")) or str(said.get("text") or "")
+    return text, _TOOLS if _asks_for_tool(said) else str(choice.get("finish_reason") or "")
+
+
+def _asks_for_tool(message: Mapping[str, Any]) -> bool:
+    """The finish reason does not always say it: of a tool that the caller insists on, OpenAI's is `stop`."""
+    return bool(message.get("tool_calls") or message.get("function_call"))
+
+
+def _joined(content: object) -> str | None:
+    """A message's text, which may stand in parts (Mistral's, where the model reasons). None where there is none."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    texts = [str(part.get("text") or "") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(texts) if texts else None
 
 
 def _said(api: Api, data: dict[str, Any]) -> tuple[str | None, str]:
@@ -112,9 +132,11 @@ def _said(api: Api, data: dict[str, Any]) -> tuple[str | None, str]:
     try:
         if api in ("chat", "completions"):
             choice = data["choices"][0]
-            text = choice["message"]["content"] if api == "chat" else choice["text"]
-            reason = choice.get("finish_reason") or "stop"
-            return text if isinstance(text, str) else None, _TOOLS if reason == "function_call" else str(reason)
+            if api == "completions":
+                return _joined(choice["text"]), str(choice.get("finish_reason") or "stop")
+            message = choice["message"]
+            text, reason = _joined(message.get("content")), str(choice.get("finish_reason") or "stop")
+            return text, _TOOLS if reason == "function_call" or _asks_for_tool(message) else reason
         if api == "messages":
             parts, reason = data["content"], data.get("stop_reason")
         else:

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from ..core import Usage
+from ..core import Passage, Usage
 from .access import Caller
 from .calls import UsageReader
 from .headers import RequestHead, for_own_call, read_response, with_length
@@ -47,6 +47,7 @@ class Exchange:
 
     spent: by calls of a strategy's own, before the one that is answered with, at the price of each one's model.
     calls: sent to the upstream so far, whatever became of them.
+    earlier: what one of them answered to the caller's own question, and the passages that it had been shown.
     held_bytes: of its body, in memory.
     uploaded: set when a body that is passed on in pieces has come to its end; None where it was read whole.
     """
@@ -68,6 +69,7 @@ class Exchange:
     held_bytes: int = 0
     spent: Usage = field(default_factory=lambda: Usage(cost_usd=Decimal(0)))
     calls: int = 0
+    earlier: tuple[Whole, tuple[Passage, ...]] | None = None
 
     # ---- the client's end --------------------------------------------------------------------------------------------
 

@@ -19,16 +19,16 @@ import httpx
 from ..backends.complaint import parse_complaint, retry_after_s
 from ..core import Call, Message, Outcome, Usage
 from ..costs import charge
-from ..errors import BackendError, BackendUnavailable, ContextTooLong, NoFeasibleStrategy, RouterError
+from ..errors import BackendError, BackendUnavailable, BadReply, ContextTooLong, NoFeasibleStrategy, RouterError
 from ..router import BaseRouter, smaller
 from ..settings import ProxySettings
-from .calls import UsageReader, call_body, reply_of
+from .calls import UsageReader, call_body, reply_of, usage_of
 from .exchange import Exchange, Whole
 from .headers import ours, value_of
 from .recording import estimate_in_brief, places_in_brief, record_of
 from .records import DecisionLog, Record, Stage
 from .refusals import Refused
-from .routing import FULL, OFF, CannotFollow, Considered, Steering, Step, consider, rescue, resume, without_our_fields
+from .routing import OFF, CannotFollow, Considered, Steering, Step, consider, rescue, resume, without_our_fields
 from .stopwatch import Stopwatch
 from .telemetry import Metrics, log_fail_open, log_request, span_writer
 from .texts import Api
@@ -80,6 +80,8 @@ class LongTexts:
             usage = reader.usage() if reader is not None and exchange.finished else None
             if usage is not None and isinstance(response, Whole) and response.counted:
                 usage = Usage()
+            if usage is None and exchange.finished and (exchange.status or 0) >= 400 and exchange.spent.prompt_tokens:
+                usage = Usage()  # an error is not charged; the calls before it were
             self._complete(exchange, upstream, api, considered, usage, failed, watch)
 
     async def warm_up(self, router: BaseRouter) -> None:
@@ -196,7 +198,12 @@ class LongTexts:
                         key="the caller's key",
                         retry_after_s=_asked_to_wait_s(whole),
                     )
-                reply = reply_of(api, _decoded(whole), value_of(whole.headers, b"content-type"))
+                answered, kind = _decoded(whole), value_of(whole.headers, b"content-type")
+                try:
+                    reply = reply_of(api, answered, kind)
+                except BadReply:  # paid for nevertheless
+                    exchange.spent += charge(usage_of(answered, kind), upstream.router.profile_of(call.model))
+                    raise
             except (Refused, httpx.HTTPError) as error:
                 return BackendUnavailable(f"{upstream.name} broke off a call ({type(error).__name__}).")
             except RouterError as error:
@@ -205,6 +212,7 @@ class LongTexts:
             exchange.spent += reply.usage
             if body is not None:
                 said[reply.text] = whole
+                exchange.earlier = whole, call.passages
             return reply
 
         async def patiently(call: Call, body: bytes | None) -> Outcome:
@@ -236,28 +244,50 @@ class LongTexts:
         watch: Stopwatch,
     ) -> tuple[Response | Whole, Considered, Stage | None]:
         """The upstream's answer to what was decided; to something else where it does not take that."""
-        response = await exchange.ask(upstream, considered.body, len(considered.body))
-        if response.status not in _REFUSALS:
+        response, considered = await self._asked_last(exchange, upstream, considered)
+        if isinstance(response, Whole) or response.status not in _REFUSALS:
             return response, considered, failed
         try:
             refusal = Whole(response.status, response.headers, await response.read(_REPLY_BYTES))
         except httpx.HTTPError as error:
             exchange.note(upstream, error)
             raise Refused(502, None, f"The upstream {upstream.name!r} broke off a refusal.") from None
-        if considered.rewritten:  # it might have taken the original
-            reason = f"the upstream refused the shorter request ({refusal.status}), so the original was sent"
+        too_long = _too_long(refusal)
+        if considered.rewritten and not (too_long and considered.as_it_came):  # it might have taken the original
+            reason = f"the upstream refused the changed request ({refusal.status}), so the original was sent"
             considered = replace(_as_it_came(considered), reason=reason)
             return await exchange.ask(upstream, considered.body, len(considered.body)), considered, "refused"
-        shorter = smaller(considered.decision) if considered.decision and _too_long(refusal) else None
+        shorter = smaller(considered.decision) if considered.decision and too_long else None
         if shorter is None:
             return refusal, considered, failed
         try:
             rescued = await self.in_thread(lambda: rescue(considered, upstream.router, shorter))
             rescued, replay = await self._carried_out(exchange, upstream, api, rescued, watch)
-            return replay or await exchange.ask(upstream, rescued.body, len(rescued.body)), rescued, failed
+            if replay is not None:
+                return replay, rescued, failed
+            return *await self._asked_last(exchange, upstream, rescued), failed
         except Exception as error:
             log_fail_open(exchange.id, watch.stage, error)
             return refusal, considered, "prepare"
+
+    async def _asked_last(
+        self, exchange: Exchange, upstream: Upstream, considered: Considered
+    ) -> tuple[Response | Whole, Considered]:
+        """The answer to the body; where there is none, one that the strategy has got already is better than none."""
+        earlier = exchange.earlier if considered.rewritten else None
+        try:
+            response = await exchange.ask(upstream, considered.body, len(considered.body))
+            if earlier is None or response.status < 400:
+                return response, considered
+            status = response.status
+            await response.aclose()
+        except Refused as refusal:
+            if earlier is None:
+                raise
+            status = refusal.status
+        answer, shown = earlier
+        note = f"The last call failed ({status}), so an earlier answer stands."
+        return answer, replace(considered, shown=shown, notes=(*considered.notes, note))
 
     def _recorded(
         self, considered: Considered, exchange: Exchange, upstream: Upstream, api: Api, failed: Stage | None
@@ -281,7 +311,7 @@ class LongTexts:
         watch: Stopwatch,
     ) -> None:
         if usage is not None and considered.request is not None:
-            if considered.strategy == FULL and considered.body == considered.original:
+            if considered.as_it_came:
                 upstream.router.sent_in_full(considered.request, usage)
             usage = charge(usage, upstream.router.profile_of(considered.request.model)) + exchange.spent
         record = replace(

@@ -16,10 +16,11 @@ from typing import Any, get_args
 
 import orjson
 
-from ..core import Answer, Call, Decision, Outcome, Passage, Plan, Prefer, Reply, Request
+from ..core import Answer, Call, Decision, Draft, Outcome, Passage, Plan, Prefer, Reply, Request
 from ..errors import ConfigError, NoFeasibleStrategy, RouterError
-from ..router import BaseRouter, Options
+from ..router import SHOW_EVERYTHING, BaseRouter, Options
 from .anthropic import read_messages
+from .body import EXTENSION
 from .locate import locate
 from .openai import read_chat, read_completion, read_responses
 from .saving import held_out
@@ -100,6 +101,11 @@ class Considered:
     @property
     def rewritten(self) -> bool:
         return self.strategy not in (OFF, FULL)
+
+    @property
+    def as_it_came(self) -> bool:
+        """Whether a decision left the caller's own prompt as it was; something for drafts may have been added."""
+        return self.strategy in SHOW_EVERYTHING and self.body.startswith(self.original.rstrip()[:-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +331,7 @@ def _at_once(
 def _better_untouched(decision: Decision, located: Located) -> str:
     """Why the original is sent although a shorter strategy was chosen; nothing where it is not."""
     full = next((estimate for estimate in decision.estimates if estimate.strategy == FULL), None)
-    if decision.strategy == FULL or full is None or not full.feasible:
+    if decision.strategy in SHOW_EVERYTHING or full is None or not full.feasible:
         return ""
     if located.app_caches:
         return "the application caches this text itself (cache_control), so it stays as it is"
@@ -373,12 +379,14 @@ def _advance_or_answer(
 
 
 def _shown(considered: Considered, call: Call, router: BaseRouter) -> Considered:
-    """The caller's request with the call's context in place of the documents."""
+    """The caller's request with the call's context in place of the documents, and what to make drafts from."""
+    assert considered.located is not None
+    body = _asked_about(call.context, considered)
     return replace(
         considered,
-        body=_asked_about(call.context, considered),
+        body=body if call.draft is None else _drafted(body, call.draft, considered),
         step=None,
-        shown=call.passages,
+        shown=() if call.context == tuple(d.text for d in considered.located.documents) else call.passages,
         tokens_after=considered.tokens_spent + _prompt_tokens(call, considered, router),
     )
 
@@ -390,6 +398,8 @@ def _prompt_tokens(call: Call, considered: Considered, router: BaseRouter) -> in
     if call.context:
         around = features.question_tokens + features.instruction_tokens
     texts = call.context or tuple(message.content for message in call.messages)
+    if call.draft is not None and call.context:
+        around, texts = 2 * around, (*texts, *call.draft.context)
     return around + sum(router.count_tokens(text, call.model) for text in texts)
 
 
@@ -430,6 +440,24 @@ def _asked_about(context: tuple[str, ...], considered: Considered) -> bytes:
         if text != document.text
     ]
     return splice(considered.raw, edits, conversation.marks)
+
+
+def _drafted(body: bytes, draft: Draft, considered: Considered) -> bytes:
+    """The body with the runner's extension as its last member: the caller's own prompt about the draft's context.
+
+    The runner serves chats and plain completions; for other APIs the body stays as it is.
+    """
+    assert considered.conversation is not None
+    about = orjson.loads(_asked_about(draft.context, considered))
+    if considered.conversation.api == "chat":
+        prompt = about["messages"]
+    elif considered.conversation.api == "completions":
+        prompt = about["prompt"][0] if isinstance(about["prompt"], list) else about["prompt"]
+    else:
+        return body
+    end = body.rindex(b"}")
+    extension = orjson.dumps({"speculative": {"draft": prompt}})
+    return b'%b,"%b":%b%b' % (body[:end], EXTENSION.encode(), extension, body[end:])
 
 
 def _question_last(considered: Considered) -> bytes:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingExtra
 
 if TYPE_CHECKING:
+    from .attention import AttentionReader
     from .engine import Engine, EngineMetrics, EngineOptions
     from .generation import Done, Draft, Generated, Generation, GenerationUsage, Piece, SamplingOptions, TokenChoice
     from .handle import Handle
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .model import LanguageModel
 
 _HOMES = {
+    "AttentionReader": "attention",
     **dict.fromkeys(("Engine", "EngineMetrics", "EngineOptions"), "engine"),
     **dict.fromkeys(
         ("Done", "Draft", "Generated", "Generation", "GenerationUsage", "Piece", "SamplingOptions", "TokenChoice"),
@@ -34,6 +36,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AttentionReader",
     "Done",
     "Draft",
     "Engine",

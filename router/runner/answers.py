@@ -121,9 +121,13 @@ class TextShape:
 
 
 def usage_body(usages: Sequence[GenerationUsage], choices_per_prompt: int) -> Json:
-    """Usage of all choices together, in order; a prompt counts once, however many choices were made of it."""
+    """Usage of all choices together, in order; a prompt counts once, however many choices were made of it.
+
+    What drafts were made from is a prompt as well, and counts.
+    """
     firsts = usages[::choices_per_prompt]
     prompt = sum(usage.prompt_tokens for usage in firsts)
+    prompt += sum(usage.speculation.prefill_draft for usage in firsts if usage.speculation is not None)
     completion = sum(usage.completion_tokens for usage in usages)
     body: Json = {
         "prompt_tokens": prompt,

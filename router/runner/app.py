@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from ipaddress import ip_address
 from typing import Any
 
 import orjson
@@ -86,7 +87,7 @@ class _App:
         draft = None
         if asked.speculative is not None:
             draft_ids = await asyncio.to_thread(tokenizer.chat_ids, asked.shown_to_drafter(), **options)
-            draft = Draft(draft_ids, asked.speculative.speculation())
+            draft = Draft(draft_ids, asked.speculative.speculation(self._model.speculation))
         shape = ChatShape(_new_id("chatcmpl"), int(time.time()), self._model.name, self._spelled)
         limit = asked.limit or USUAL_ANSWER_TOKENS
         return self._answer(asked, shape, [(ids, draft)], limit)
@@ -101,7 +102,7 @@ class _App:
                 message = "For plain completions longroute.speculative.draft is a text: the drafter's whole prompt."
                 raise Refusal(400, "invalid_type", message, "longroute.speculative.draft")
             draft_ids = await asyncio.to_thread(tokenizer.text_ids, speculative.draft)
-            draft = Draft(draft_ids, speculative.speculation())
+            draft = Draft(draft_ids, speculative.speculation(self._model.speculation))
         prompts = [
             (
                 await asyncio.to_thread(tokenizer.text_ids, prompt) if isinstance(prompt, str) else tuple(prompt),
@@ -153,6 +154,13 @@ class _App:
 
     def _check_key(self, request: Request) -> None:
         if self._key is None:
+            # Open to everybody on this machine; but web pages in a browser here come from elsewhere, be it by a form
+            # across origins or by a name that was made to point here.
+            places = [request.headers.get("host", "127.0.0.1")]
+            if "origin" in request.headers:  # `null`, of a page in a sandbox, is no place of ours either
+                places.append(request.headers["origin"].partition("://")[2])
+            if not all(map(_is_loopback, places)):
+                raise Refusal(403, "foreign_origin", "Web pages may not use this runner; set an api_key to let them.")
             return
         kind, _, shown = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(_digest(shown.strip().encode()), self._key):
@@ -182,10 +190,13 @@ class _App:
         handles: list[Handle] = []
         try:
             for prompt, draft in prompts:
+                shared = self._model.shared_head(prompt)
                 for choice in range(asked.choices):
                     sampling = asked.sampling(self._model.sampling, choice)
                     handles.append(
-                        self._model.engine.submit(Generation(prompt, sampling, max_tokens, asked.stops, draft=draft))
+                        self._model.engine.submit(
+                            Generation(prompt, sampling, max_tokens, asked.stops, shared_tokens=shared, draft=draft)
+                        )
                     )
         except Exception:
             for handle in handles:
@@ -355,6 +366,15 @@ async def _no_such_endpoint(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}."
     return _Json(Refusal(error.status_code, "no_such_endpoint", message).body(), error.status_code, error.headers)
+
+
+def _is_loopback(place: str) -> bool:
+    """place: a host with or without its port."""
+    name = (place if place.endswith("]") else place.rpartition(":")[0] or place).strip("[]").lower()
+    try:
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _new_id(kind: str) -> str:

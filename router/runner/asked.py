@@ -7,12 +7,13 @@ answer (`user`, `metadata`, ...) are ignored; what the API does not have is refu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .generation import SamplingOptions
-from .laws import Law, Mode
+from .laws import Mode
 from .refusal import Refusal
 from .speculative import Speculation
 
@@ -72,24 +73,26 @@ class Speculative(BaseModel):
     """Speculative decoding with a drafter that reads a shorter prompt (RAPID).
 
     draft: the drafter's messages; or a text, which takes the place of the last user message (of the whole prompt, for
-    plain completions). The other fields are those of `Law` and `Speculation`.
+    plain completions). The other fields are those of `Law` and `Speculation`; left out, they are as the runner was set
+    up, whose models they must suit.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     draft: str | list[Message]
-    mode: Mode = "rapid"
-    eta: float = 10.0
-    alpha: float = 0.1
-    tail_rule: Literal["draft", "paper"] = "draft"
-    target_weight: float = 0.5
-    draft_tokens: int | Literal["auto"] = "auto"
-    least_confidence: float = 0.1
+    mode: Mode | None = None
+    eta: float | None = None
+    alpha: float | None = None
+    tail_rule: Literal["draft", "paper"] | None = None
+    target_weight: float | None = None
+    draft_tokens: int | Literal["auto"] | None = None
+    least_confidence: float | None = None
 
-    def speculation(self) -> Speculation:
+    def speculation(self, usual: Speculation) -> Speculation:
         """Raises ConfigError for values out of range."""
-        law = Law(self.mode, self.eta, self.alpha, self.tail_rule, self.target_weight)
-        return Speculation(law, self.draft_tokens, self.least_confidence)
+        said = self.model_dump(exclude_none=True, exclude={"draft"})
+        own = {name: said.pop(name) for name in ("draft_tokens", "least_confidence") if name in said}
+        return replace(usual, law=replace(usual.law, **said), **own)
 
 
 class Extension(BaseModel):
@@ -219,9 +222,11 @@ class TextAsked(_Asked):
         """One or more; a prompt of token ids is a list of numbers."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return list(self.prompt)  # type: ignore[arg-type]
+        if not self.prompt:
+            raise Refusal(400, "invalid_value", "The list of prompts is empty; it must hold at least one.", "prompt")
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return list(self.prompt)
 
 
 Body = TypeVar("Body", ChatAsked, TextAsked)

@@ -155,6 +155,7 @@ def _row(model: LocalModel, folder: Path, speed: Speed) -> dict[str, Any]:
         "prefill_tokens_per_s": round(speed.prefill_tokens_per_s, 1),
         "decode_tokens_per_s": round(speed.decode_tokens_per_s, 2),
         "overhead_s": round(speed.overhead_s, 5),
+        "speculates": model.engine.can_speculate,
         "tokenizer": str(Path(known.tokenizer).resolve()) if known.tokenizer.endswith(".json") else known.tokenizer,
         "as_of": date.today().isoformat(),
         "source": f"longroute runner profile, on {engine_model.device} in {str(engine_model.dtype).split('.')[-1]}",

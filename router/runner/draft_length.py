@@ -17,6 +17,7 @@ _OUTLIER = 4.0  # a step longer than this many usual ones was interrupted; it co
 _PRIOR_ACCEPTANCE, _PRIOR_TRIALS = 0.8, 2.0  # RAPID's published 75 to 85 %; too high a guess is soon corrected
 _PLAIN_AT_FIRST = 2  # plain steps before the first draft, so that there is something to compare with
 _PLAIN_AGAIN = 32  # rounds of speculation after which a plain step is measured again
+_GRACE = 2.0  # plain steps that speculation may cost before its account counts, so that it can be tried at all
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 16, 256  # plain steps between two trials, doubling while trials do not pay
 
 
@@ -54,7 +55,8 @@ class DraftLength:
     """Chooses the draft length that promises most; plain steps where none promises `least_gain`.
 
     longest: longest draft. least_gain: predicted speed-up below which plain decoding is used.
-    may_lose: the share of decoding time that trials of speculation may cost, once it has been found not to pay.
+    may_lose: the share of decoding time that speculation may cost, compared with plain steps, before it must pause,
+        whatever it promises.
     """
 
     def __init__(self, longest: int = 16, least_gain: float = 1.05, may_lose: float = 0.03) -> None:
@@ -64,10 +66,11 @@ class DraftLength:
         self._kept = self._judged = 0.0  # decayed counts
         self._plain_s: float | None = None  # one plain step
         self._draft_s: float | None = None  # one draft step
+        self._catch_up_s: float | None = None  # reading what plain steps emitted, when last it was needed
         self._verify_growth: float | None = None  # what each further token adds to a target pass, in plain steps
         self._plain_steps = self._rounds_since_plain = self._plain_since_round = 0
         self._pause = _SHORTEST_PAUSE
-        self._spent_s = self._lost_s = 0.0
+        self._spent_s = self._lost_s = 0.0  # a gain is a negative loss
 
     @property
     def acceptance(self) -> float:
@@ -109,6 +112,7 @@ class DraftLength:
         self._draft_s = _running(self._draft_s, done.draft_s / done.drafted)
         growth = max(0.0, done.verify_s / self._plain_s - 1) / done.drafted
         self._verify_growth = _running(self._verify_growth, growth)
+        self._catch_up_s = done.catch_up_s or self._catch_up_s
         seconds = done.draft_s + done.verify_s + done.catch_up_s
         self._spent_s += seconds
         self._lost_s += seconds - done.emitted * self._plain_s
@@ -124,14 +128,20 @@ class DraftLength:
         if self._draft_s is None:
             return 1  # the cheapest way to learn what a draft step takes
         length, gain = self.best()
-        if gain >= self.least_gain:
+        if gain >= self.least_gain and not self._is_overdrawn():
             return 0 if self._rounds_since_plain >= _PLAIN_AGAIN else length
         return length if self._trial_is_due(length) else 0
+
+    def _is_overdrawn(self) -> bool:
+        """Whether speculation has cost more than it may: the guard where predictions are wrong."""
+        assert self._plain_s is not None
+        return self._lost_s > self.may_lose * self._spent_s + _GRACE * self._plain_s
 
     def _trial_is_due(self, length: int) -> bool:
         """Whether to try speculation again: after a pause, and while what trials have cost stays a small share."""
         assert self._plain_s is not None and self._draft_s is not None and self._verify_growth is not None
-        worst_s = length * (self._draft_s + self._plain_s * self._verify_growth)
+        catch_up_s = 2 * self._draft_s if self._catch_up_s is None else self._catch_up_s
+        worst_s = catch_up_s + length * (self._draft_s + self._plain_s * self._verify_growth)
         return self._plain_since_round >= self._pause and self._lost_s + worst_s <= self.may_lose * self._spent_s
 
 

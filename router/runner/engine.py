@@ -155,6 +155,11 @@ class Engine:
             self._wake.notify_all()
         return handle
 
+    @property
+    def can_speculate(self) -> bool:
+        """Whether the models can take back tokens, as a request with a draft needs them to."""
+        return self.model.can_roll_back and self._draft_model.can_roll_back
+
     def metrics(self) -> EngineMetrics:
         counts = self._counts | {
             "waiting": len(self._inbox) + len(self._scheduler.waiting),

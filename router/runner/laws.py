@@ -130,7 +130,8 @@ def output_law(logits: Tensor, draft: Tensor, law: Law) -> Tensor:
     """
     target, judged = probabilities(logits), reference(logits, draft, law)
     kept = torch.minimum(draft, judged)
-    return kept + (1 - kept.sum(dim=-1, keepdim=True)) * replacement(target, judged, draft, law)
+    refused = (1 - kept.sum(dim=-1, keepdim=True)).clamp(min=0)  # rounding may make it less
+    return kept + refused * replacement(target, judged, draft, law)
 
 
 def greedy_choice(logits: Tensor, draft: Tensor, law: Law) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,10 +14,15 @@ from typing import Any, Self
 from ..errors import ConfigError
 from .engine import Engine, EngineOptions
 from .generation import SamplingOptions
+from .laws import Law
 from .model import LanguageModel
-from .speculative import common_vocabulary
+from .prefixes import Ids, as_ids, shared_length
+from .speculative import Speculation, common_vocabulary
 from .tokenizer import Tokenizer
 
+USUAL_SPECULATION = Speculation(Law("rapid"))
+_REMEMBERED_PROMPTS = 16  # ids only: 128k tokens are one megabyte
+_WORTH_MARKING_TOKENS = 256  # reading fewer again costs less than keeping a copy of the cache
 _SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
@@ -24,26 +31,37 @@ class LocalOptions:
     """Where and how a model runs.
 
     device, dtype: see `LanguageModel.load`. draft_model: folder of a second model that makes drafts; None lets the
-    model draft for itself.
+    model draft for itself. speculation: how drafts are made and judged where a request does not say.
     """
 
     device: str = "auto"
     dtype: str = "auto"
     draft_model: str | Path | None = None
+    speculation: Speculation = USUAL_SPECULATION
     engine: EngineOptions = field(default_factory=EngineOptions)
 
 
 class LocalModel:
     """Answers prompts; safe to use from any thread. A context manager, or call `close`.
 
-    sampling: what the model's own authors recommend where a request says nothing.
+    sampling: what the model's own authors recommend where a request says nothing. speculation: as in the options.
     """
 
-    def __init__(self, name: str, tokenizer: Tokenizer, engine: Engine, sampling: SamplingOptions) -> None:
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        sampling: SamplingOptions,
+        speculation: Speculation = USUAL_SPECULATION,
+    ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.engine = engine
         self.sampling = sampling
+        self.speculation = speculation
+        self._recent: deque[Ids] = deque(maxlen=_REMEMBERED_PROMPTS)
+        self._remembering = threading.Lock()
         engine.start()
 
     @classmethod
@@ -58,7 +76,7 @@ class LocalModel:
             vocabulary = common_vocabulary(tokenizer.vocabulary, theirs)
             draft_model = LanguageModel.load(options.draft_model, options.device, options.dtype)
         engine = Engine(model, tokenizer.decode, options.engine, draft_model=draft_model, vocabulary=vocabulary)
-        return cls(Path(folder).resolve().name, tokenizer, engine, recommended_sampling(folder))
+        return cls(Path(folder).resolve().name, tokenizer, engine, recommended_sampling(folder), options.speculation)
 
     def close(self) -> None:
         """Requests under way end with an error. Safe to call twice."""
@@ -73,6 +91,19 @@ class LocalModel:
     @property
     def context_window(self) -> int | None:
         return self.engine.model.max_positions
+
+    def shared_head(self, prompt_ids: Sequence[int]) -> int:
+        """Tokens that this prompt begins with like a recent one did, so that a third on the same text reuses them.
+
+        For callers that do not know where the question begins. 0 for models that need no such mark.
+        """
+        if not self.engine.model.is_windowed:
+            return 0
+        ids = as_ids(prompt_ids)
+        with self._remembering:
+            head = max((shared_length(ids, other) for other in self._recent), default=0)
+            self._recent.append(ids)
+        return head if head >= _WORTH_MARKING_TOKENS else 0
 
     def shared_tokens(self, messages: Sequence[Mapping[str, str]], question: str, ids: Sequence[int]) -> int:
         """Tokens before the question, where it comes last: what other questions on the same text begin with, too.

@@ -98,6 +98,11 @@ class LanguageModel:
             check_weights_fit(_weight_bytes(model), torch.device(chosen), available_bytes(torch.device(chosen)))
         return cls(model.to(chosen), name=Path(folder).name, attention=attention)
 
+    @property
+    def transformer(self) -> Any:
+        """transformers' own model, for those who watch it work by its public hooks (`attention.py`)."""
+        return self._model
+
     def tokens(self, ids: Sequence[int]) -> Tensor:
         """Ids of one row as a tensor of shape (1, T) on the model's device."""
         return torch.tensor([list(ids)], dtype=torch.long).to(self.device, non_blocking=True)

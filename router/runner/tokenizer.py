@@ -35,7 +35,7 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            return cls(AutoTokenizer.from_pretrained(str(folder)))  # type: ignore[no-untyped-call]
+            return cls(AutoTokenizer.from_pretrained(str(folder)))
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ConfigError(f"There is no tokenizer that can be read in {folder}: {error}") from error
 
@@ -82,6 +82,24 @@ class Tokenizer:
         """A text to go on from, with what the model wants at its beginning. Special tokens are read as such."""
         with self._encoding:
             return tuple(self._markup(text)["input_ids"])
+
+    def pieces(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text and nothing around it, and which of its characters each of them stands for.
+
+        Special tokens that it spells out are text. Raises ConfigError where the tokenizer does not know places.
+        """
+        if not self._text.is_fast:
+            raise ConfigError(
+                f"{type(self._text).__name__} does not say where its tokens stand in a text. "
+                "Use a model whose folder has a tokenizer.json."
+            )
+        # Rust strings cannot hold lone surrogates; a question mark is one character as well.
+        plain = text.encode("utf-8", "replace").decode("utf-8")
+        with self._encoding:
+            found = self._text(
+                plain, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+            )
+        return list(found["input_ids"]), [(int(start), int(end)) for start, end in found["offset_mapping"]]
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._decoder.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

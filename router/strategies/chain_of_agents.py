@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -34,10 +33,11 @@ from ..core import (
 from ..errors import NoFeasibleStrategy, RouterError
 from ..prompts import NO_TEXT, not_read, refuses
 from .agent_calls import MIN_PORTION_TOKENS, Agents, CallWriter, Window, judges, reading_of
-from .citations import named_passages, verbatim_quotes
+from .citations import named_passages, verbatim_quotes, without_numbers
 from .full import TYPICAL_ANSWER_TOKENS
 from .notes import Notes
 from .portions import Split
+from .quotes import compared_words
 from .reading import Read, Reader
 from .side_by_side import Path, side_by_side
 from .spending import Price, Spending
@@ -50,7 +50,7 @@ PREPARATION_S_PER_TOKEN = 4e-7  # cutting, counting, and two milliseconds a call
 
 _FILL = 0.98  # of a portion's room: it ends between sentences
 _SAMPLING_TEMPERATURE = 0.7
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_ARTICLES = frozenset(("a", "an", "the"))
 
 
 class ChainOfAgents:
@@ -188,7 +188,7 @@ class _Answering:
         self, writer: CallWriter, spending: Spending, reader: Reader, reads: Sequence[Read], judged: bool
     ) -> None:
         self._writer, self._spending, self._reader, self._reads, self._judged = writer, spending, reader, reads, judged
-        self.unread, self._remarks = _unread(writer, reads)
+        self.unread, _ = _unread(writer, reads)
         self._notes: list[str] = []
 
     def answer(self) -> Plan:
@@ -213,6 +213,10 @@ class _Answering:
         if not told:
             raise failures[-1]
         self._notes += [f"a path has no answer: {failure}" for failure in failures]
+        empty = {place for place, (reply, _, _) in told.items() if not reply.text.strip()}
+        if 0 < len(empty) < len(told):  # silence is no opinion, but better than an error where nobody has one
+            told = {place: end for place, end in told.items() if place not in empty}
+            self._notes.append(f"{len(empty)} of {len(reads)} paths gave an empty answer, which does not count")
         votes = Counter(_plain(reply.text) for reply, _, _ in told.values())
         most = max(votes.values())
         winner = next(place for place, (reply, _, _) in told.items() if votes[_plain(reply.text)] == most)
@@ -229,21 +233,22 @@ class _Answering:
             spending.keep_back(read.path, Decimal(0))
         most = spending.prompt_tokens_left(writer.manager, writer.request.max_output_tokens)
         passages = _in_document_order((passage for read in reads for passage in read.passages), writer.request)
+        _, remarks = _unread(writer, reads)
         notes: tuple[Notes, ...] = ()
         if writer.agents.notes == "free_text":
             summaries = [read.summary for read in reads]
-            call, cut = writer.summaries_call(summaries, passages, self._remarks, name, final=final, most_tokens=most)
+            call, cut = writer.summaries_call(summaries, passages, remarks, name, final=final, most_tokens=most)
             if cut:
                 self._notes.append("the beginning of the summary was left out of the last prompt, for want of room")
         else:
             notes = _numbered([read.notes for read in reads])
-            call, views = writer.manager_call(notes, passages, self._remarks, name, final=final, most_tokens=most)
+            call, views = writer.manager_call(notes, passages, remarks, name, final=final, most_tokens=most)
             self._tell(views)
         outcome = yield from self._reader.ask(call, writer.manager, may_be_empty=True)
         if outcome is None:
             raise NoFeasibleStrategy(
-                f"What max_cost_usd = {writer.request.goal.max_cost_usd} left after reading does not pay for the answer. "
-                "Raise it, or use the strategy 'rag'."
+                f"What max_cost_usd = {writer.request.goal.max_cost_usd} left after reading does not pay for the "
+                "answer. Raise it, or use the strategy 'rag'."
             )
         if isinstance(outcome, RouterError):
             raise outcome
@@ -277,7 +282,7 @@ class _Answering:
 
 
 def _unread(writer: CallWriter, reads: Sequence[Read]) -> tuple[tuple[Passage, ...], list[str]]:
-    """Stretches that no path has read, and what the answering model is told of them."""
+    """Stretches that none of these paths has read, and what the model that answers from them is told."""
     if not writer.portions:
         return (), [NO_TEXT]
     everywhere = set.intersection(*(set(read.failed) | set(read.left) for read in reads))
@@ -330,5 +335,6 @@ def _citation(passage: Passage) -> Citation:
 
 
 def _plain(answer: str) -> str:
-    """An answer as votes compare it: letters and digits, without case and articles."""
-    return " ".join(re.findall(r"\w+", _ARTICLES.sub(" ", answer.casefold())))
+    """An answer as votes compare it: its words without articles. Numbers of notes are different on every path."""
+    words = [word for word in compared_words(without_numbers(answer)) if word not in _ARTICLES]
+    return " ".join(words) or answer.strip()

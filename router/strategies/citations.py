@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from ..core import Citation, Document, Passage
 from .quotes import Source
 
-_NUMBERS = re.compile(r"\[(\d{1,3}(?:\s*[,;–-]\s*\d{1,3})*)\]")
+_NUMBERS = re.compile(r"\[(\d{1,5}(?:\s*[,;–-]\s*\d{1,5})*)\]")
 _QUOTES = re.compile(r"[\"“„«]([^\"“”„«»]{12,600})[\"”“»]")
 
 
@@ -24,6 +24,11 @@ def named_groups(answer: str, groups: Sequence[Sequence[Passage]]) -> tuple[Cita
     """The same where several passages have one number between them (see `prompts.numbered`): each of them is cited."""
     numbers = dict.fromkeys(number for group in _NUMBERS.findall(answer) for number in _expand(group))
     return tuple(_cite(passage) for number in numbers if 1 <= number <= len(groups) for passage in groups[number - 1])
+
+
+def without_numbers(answer: str) -> str:
+    """The answer without the numbers of passages that it names."""
+    return _NUMBERS.sub(" ", answer)
 
 
 def verbatim_quotes(answer: str, documents: Iterable[Document]) -> tuple[Citation, ...]:

@@ -29,7 +29,12 @@ class Full:
         )
 
     def plan(self, request: Request, features: Features) -> Plan:
-        reply = yield Call(
+        reply = yield self.call(request)
+        assert isinstance(reply, Reply)
+        return self.answer(request, reply)
+
+    def call(self, request: Request) -> Call:
+        return Call(
             full_messages(request.documents, request.question, request.instructions),
             model=request.model,
             max_output_tokens=request.max_output_tokens,
@@ -37,7 +42,8 @@ class Full:
             passages=tuple(Passage(d.id, 0, len(d.text), d.text) for d in request.documents),
             context=tuple(document.text for document in request.documents),
         )
-        assert isinstance(reply, Reply)
+
+    def answer(self, request: Request, reply: Reply) -> Answer:
         return Answer(
             reply.text,
             answered=reply.answered and not refuses(reply.text),

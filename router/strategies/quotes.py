@@ -94,7 +94,7 @@ class Source:
 
     def find(self, quote: str, *, min_alignment: float = MIN_ALIGNMENT) -> Found | None:
         """As `find`."""
-        parts = [part for part in map(_keys, _ELISION.split(quote)) if part]
+        parts = [part for part in map(compared_words, _ELISION.split(quote)) if part]
         if not _telling([key for part in parts for key in part]):
             return None
         found = self._letter_by_letter(quote) if len(parts) == 1 else None
@@ -182,12 +182,13 @@ def _key(word: str) -> str:
     return _THOUSANDS.sub("", _WITHIN_WORD.sub("", plain))
 
 
-def _keys(text: str) -> list[str]:
+def compared_words(text: str) -> list[str]:
+    """The words of a text, spelled in the one way in which they are compared."""
     return [_key(word) for word in _WORD.findall(text)]
 
 
-_NEGATION_KEYS = frozenset(_keys(_NEGATIONS))
-_NUMBER_KEYS = frozenset(_keys(_NUMBERS))
+_NEGATION_KEYS = frozenset(compared_words(_NEGATIONS))
+_NUMBER_KEYS = frozenset(compared_words(_NUMBERS))
 
 
 def _telling(keys: Sequence[str]) -> bool:

@@ -35,7 +35,7 @@ class Rag:
 
     def plan(self, request: Request, features: Features) -> Plan:
         found = self._retriever.retrieve(request.question, request.documents, budget_tokens=self._budget_tokens)
-        passages = _in_document_order(found, request)
+        passages = in_document_order(found, request)
         reply = yield Call(
             rag_messages(passages, request.question, request.instructions, request.documents),
             model=request.model,
@@ -55,7 +55,7 @@ class Rag:
         )
 
 
-def _in_document_order(passages: list[Passage], request: Request) -> tuple[Passage, ...]:
+def in_document_order(passages: list[Passage], request: Request) -> tuple[Passage, ...]:
     """Readers follow a text better in its own order than by score (Order-preserving RAG, arXiv 2409.01666)."""
     position = {document.id: index for index, document in enumerate(request.documents)}
     return tuple(sorted(passages, key=lambda passage: (position[passage.document_id], passage.start)))

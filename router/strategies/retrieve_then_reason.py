@@ -257,18 +257,26 @@ Copies = Generator[tuple[Call, ...], tuple[Outcome, ...], tuple[Outcome | None, 
 def _copied_out(asking: _Asking, there: Sequence[Portion], spending: Spending) -> Copies:
     """What became of each portion's call, all of them side by side; None where there was no money for it.
 
-    What fails by chance is tried once more. Raises the last error where every call failed, and NoFeasibleStrategy where
-    there is not enough money for any.
+    What fails by chance is tried once more; what there was no money for, once it is known what the others have left.
+    Raises the last error where every call failed, and NoFeasibleStrategy where there is not enough money for any.
     """
     profile, output = asking.profile, asking.room.output
     prompts = [asking.copy_prompt(portion) for portion in there]
     without_evidence = asking.evidence_prompt((), [passage for portion in there for passage in portion])
     worst = [asking.worst_usd(spending, prompt, output) for prompt in prompts]
-    answering = asking.worst_usd(spending, without_evidence, asking.request.max_output_tokens, more_tokens=output)
-    spending.keep_back(0, answering)
     outcomes: list[Outcome | None] = [None] * len(there)
+
+    def answering() -> Decimal:
+        """What the answer may cost from what has been copied, and from as much again as one call may copy."""
+        copied = sum(asking.counter.count(reply.text) for reply in outcomes if isinstance(reply, Reply))
+        return asking.worst_usd(
+            spending, without_evidence, asking.request.max_output_tokens, more_tokens=2 * copied + output
+        )
+
+    tries = [0] * len(there)
     wanted = list(range(len(there)))
-    for _ in range(2):
+    while wanted:
+        spending.keep_back(0, answering())
         paid: list[int] = []
         while len(paid) < len(wanted) and spending.take(worst[wanted[len(paid)]]):
             paid.append(wanted[len(paid)])
@@ -289,12 +297,14 @@ def _copied_out(asking: _Asking, there: Sequence[Portion], spending: Spending) -
         for number, outcome in zip(paid, (yield calls), strict=True):
             spending.settle(worst[number], profile, outcome)
             outcomes[number] = _or_empty(outcome)
-        wanted = [number for number in paid if _worth_another_try(outcomes[number])]
+            tries[number] += 1
+        again = [number for number in paid if tries[number] < 2 and _worth_another_try(outcomes[number])]
+        wanted = [*again, *wanted[len(paid) :]]
     spending.keep_back(0, Decimal(0))
     if outcomes[0] is None:
         raise NoFeasibleStrategy(
             f"max_cost_usd = {asking.request.goal.max_cost_usd} does not cover reading the text: the first of "
-            f"{len(there)} calls may cost {worst[0]:.4f} dollars, and the answer {answering:.4f}. Raise it, lower "
+            f"{len(there)} calls may cost {worst[0]:.4f} dollars, and the answer {answering():.4f}. Raise it, lower "
             "max_output_tokens, or allow the strategy 'rag'."
         )
     errors = [outcome for outcome in outcomes if isinstance(outcome, RouterError)]
@@ -334,7 +344,7 @@ def _answered_from(asking: _Asking, evidence: tuple[Passage, ...], unread: tuple
     assert isinstance(reply, Reply)
     return Answer(
         reply.text,
-        answered=reply.answered and not refuses(reply.text),
+        answered=reply.answered and bool(reply.text.strip()) and not refuses(reply.text),
         citations=reply.citations
         or named_passages(reply.text, evidence)
         or verbatim_quotes(reply.text, request.documents),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .notes import Item, Notes
@@ -50,7 +50,8 @@ def view(
     withdrawn: bool = True,
 ) -> View:
     """Notes in the room there is: as they are; else without remarks; else with the longest quotations clipped, marked
-    by an ellipsis; else with the least important items, the oldest first, only named.
+    by an ellipsis; else with the least important items, the oldest first, only named. Sums of what is counted take no
+    more than half of a room that does not hold everything; the smallest are then added up.
 
     order: place of each document; the items are then in the source's order and say which document they are from,
     where there are several. None: in the order of their numbers, for those who go on with them.
@@ -60,7 +61,9 @@ def view(
     if order is not None:
         items.sort(key=lambda item: _in_source(item, order))
     rows = [_row(item, names=order is not None and len(order) > 1) for item in items]
-    totals = [("", line) for line in _totals(items)]
+    totals = _totals(items)
+    if count(_rendered(rows, totals, _Style()).text) > room_tokens:
+        totals = _most_frequent(totals, room_tokens // 2, count)
 
     def shown(style: _Style) -> View:
         return _rendered(rows, totals, style)
@@ -143,21 +146,48 @@ def _row(item: Item, *, names: bool) -> _Row:
     )
 
 
-def _rendered(rows: Sequence[_Row], totals: Sequence[tuple[str, str]], style: _Style) -> View:
-    lines = [*totals, *((row.document_id, _shown(row, style)) for row in rows if row.number not in style.left_out)]
+def _rendered(rows: Sequence[_Row], totals: _Totals, style: _Style) -> View:
+    lines = [("", line) for line in totals.lines]
+    lines += ((row.document_id, _shown(row, style)) for row in rows if row.number not in style.left_out)
     if style.left_out:
         lines.append(("", f"Left out for want of room: notes {ranges(style.left_out)}."))
-    return View(tuple(lines), tuple(sorted(style.left_out)), style != _Style())
+    return View(tuple(lines), tuple(sorted(style.left_out)), totals.shortened or style != _Style())
 
 
-def _totals(items: Sequence[Item]) -> Iterator[str]:
-    """How often each thing was counted. Occurrences that stand nowhere in the text are told apart."""
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    """How often each thing was counted, a line each. counts: of each line. shortened: some have no line of their own."""
+
+    lines: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+    shortened: bool = False
+
+
+def _totals(items: Sequence[Item]) -> _Totals:
+    """All of them. Occurrences that stand nowhere in the text are told apart."""
     counted = [item for item in items if item.counted and item.stands]
     found = Counter(item.label for item in counted if item.place)
-    for label, total in Counter(item.label for item in counted).items():
+    totals = Counter(item.label for item in counted)
+    lines = []
+    for label, total in totals.items():
         unsure = total - found[label]
         besides = f", and {unsure} not found word for word in the text" if unsure else ""
-        yield f"COUNT {label or 'occurrences'}: {found[label]}{besides}"
+        lines.append(f"COUNT {label or 'occurrences'}: {found[label]}{besides}")
+    return _Totals(tuple(lines), tuple(totals.values()))
+
+
+def _most_frequent(totals: _Totals, room_tokens: int, count: Callable[[str], int]) -> _Totals:
+    """The largest totals that there is room for, and what the others come to together."""
+    ranked = sorted(range(len(totals.lines)), key=lambda place: -totals.counts[place])
+
+    def cut(kept: int) -> _Totals:
+        left = ranked[kept:]
+        if not left:
+            return totals
+        rest = f"COUNT {len(left)} other things: {sum(totals.counts[place] for place in left)} together"
+        return _Totals((*(totals.lines[place] for place in sorted(ranked[:kept])), rest), shortened=True)
+
+    return cut(_largest(0, len(ranked), lambda kept: count("\n".join(cut(kept).lines)) <= room_tokens) or 0)
 
 
 def _shown(row: _Row, style: _Style) -> str:

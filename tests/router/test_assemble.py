@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from longroute.router import assemble
-from longroute.router.assemble import make_compressor
+from longroute.router.assemble import Router, make_compressor, make_retriever
 from longroute.router.backends.scripted import Scripted
-from longroute.router.core import Call
+from longroute.router.core import Call, Document
 from longroute.router.errors import BackendUnavailable, ConfigError
 from longroute.router.settings import load_settings
 
@@ -48,3 +48,33 @@ def test_a_text_of_many_passages_is_ranked_without_embedding_all(tmp_path: Path)
         [text + "\n\nThe mayor of the town is Ada Lindqvist."], question="Who runs the town?", keep_rate=0.2
     )
     assert "Ada Lindqvist" in short.text
+
+
+def test_attention_of_a_local_model_retrieves_and_compresses(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from longroute.tests.router.runner.matcher import words_tokenizer
+    from longroute.tests.router.runner.tiny import VOCAB, tiny_transformer
+
+    text = " ".join(f"Line w{n % 40} says w{n % 7}." for n in range(60))
+    words_tokenizer([*(f"w{n}" for n in range(VOCAB - 5)), "Line", "says", "."]).save_pretrained(tmp_path)
+    tiny_transformer("llama").save_pretrained(tmp_path)
+    compressor = make_compressor(load_settings(), f"specpc:{tmp_path}")
+    [short] = compressor.compress([text], question="w3?", keep_rate=0.5)
+    assert 0 < short.tokens_after <= 0.5 * short.tokens_before
+    retriever = make_retriever(load_settings(retriever=f"infiniretri:{tmp_path}"))
+    for _ in range(2):
+        found = retriever.retrieve("w3?", [Document(text, "d")], budget_tokens=100)
+        assert found and all(text[p.start : p.end] == p.text for p in found)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "infiniretri", "hybrid:folder"])
+def test_a_retriever_that_is_none_is_explained(name: str) -> None:
+    with pytest.raises(ConfigError, match="infiniretri:FOLDER"):
+        make_retriever(load_settings(retriever=name))
+
+
+def test_deciding_loads_no_model_to_retrieve_with(tmp_path: Path) -> None:
+    router = Router(load_settings(retriever=f"infiniretri:{tmp_path / 'none'}", cache=False))
+    assert router.decide("Who wrote it?", ["Ada wrote it. " * 50]).strategy
+    with pytest.raises(ConfigError):
+        make_compressor(load_settings(), "specpc")

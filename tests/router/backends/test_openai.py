@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from longroute.router.backends.http import MAX_REPLY_BYTES, Timeouts
 from longroute.router.backends.openai import OpenAI, request_body
 from longroute.router.backends.wrappers import Retry
-from longroute.router.core import Backend, Call, Message, Reply, Usage
+from longroute.router.core import Backend, Call, Draft, Message, Reply, Usage
 from longroute.router.errors import (
     BackendError,
     BackendRejected,
@@ -584,3 +585,26 @@ def test_a_password_in_the_address_stays_out_of_messages(server: FlakyServer) ->
             await backend.generate(CALL)
 
     assert isinstance(failure(lambda: asyncio.run(main())), BackendError)
+
+
+# ---- drafts ----------------------------------------------------------------------------------------------------------
+
+DRAFTED = replace(CALL, draft=Draft((Message("user", "The vault opens."),)))
+
+
+def test_a_draft_goes_along_in_the_extension_field_and_the_reply_says_what_was_kept(server: FlakyServer) -> None:
+    details = {"accepted_prediction_tokens": 9, "rejected_prediction_tokens": 3}
+    server.then_send(completion(usage={"prompt_tokens": 9, "completion_tokens_details": details}))
+    reply = using(server, lambda backend: backend.generate(DRAFTED))
+    draft = [{"role": "user", "content": "The vault opens."}]
+    assert server.bodies[0]["longroute"] == {"speculative": {"draft": draft}}
+    assert reply.notes == ("9 of 12 drafted tokens were kept",)
+
+
+def test_a_server_that_knows_no_drafts_answers_without(server: FlakyServer) -> None:
+    complaint = {"message": "Unrecognized request argument supplied: longroute", "param": None}
+    server.then_send({"error": complaint}, 400)
+    server.then_send(completion(usage={"prompt_tokens": 9}))
+    reply = using(server, lambda backend: backend.generate(DRAFTED))
+    assert "longroute" not in server.bodies[1]
+    assert reply.notes == ("longroute left out: 'some-model' does not accept it",)

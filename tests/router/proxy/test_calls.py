@@ -125,6 +125,27 @@ def test_a_model_that_asks_for_a_tool_has_answered(api: Api) -> None:
         assert reply.text == "" and "tool" in reply.finish_reason
 
 
+def test_a_model_that_must_ask_for_a_tool_has_answered_though_its_reason_is_stop() -> None:
+    tool = [{"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
+    for content in (None, ""):
+        message = {"role": "assistant", "content": content, "tool_calls": tool}
+        body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+        assert reply_of("chat", body).finish_reason == "tool_calls"
+    events = [{"choices": [{"delta": {"tool_calls": tool}}]}, {"choices": [{"delta": {}, "finish_reason": "stop"}]}]
+    assert reply_of("chat", sse(events), b"text/event-stream").finish_reason == "tool_calls"
+
+
+def test_a_text_in_parts_is_put_together_without_what_the_model_thought() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    parts = [thought, {"type": "text", "text": "Mara "}, {"type": "text", "text": "Okafor."}]
+    body = json.dumps({"choices": [{"message": {"content": parts}}]}).encode()
+    assert reply_of("chat", body).text == "Mara Okafor."
+    events = [{"choices": [{"delta": {"content": parts[:2]}}]}, {"choices": [{"delta": {"content": "Okafor."}}]}]
+    assert reply_of("chat", sse(events), b"text/event-stream").text == "Mara Okafor."
+    with pytest.raises(BadReply):
+        reply_of("chat", json.dumps({"choices": [{"message": {"content": [thought, 7]}}]}).encode())
+
+
 def test_a_call_takes_the_names_that_the_caller_uses_and_none_of_its_tools() -> None:
     body = json.loads(call_body("chat", {"model": "m", "max_tokens": 5, "tools": [1]}, CALL))
     assert body == {

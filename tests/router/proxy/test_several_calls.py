@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import httpx
 import pytest
 
 from longroute.router.core import Answer, Call, Features, Footprint, Message, ModelProfile, Plan, Reply, Request
@@ -383,3 +384,60 @@ def test_a_client_that_leaves_in_the_middle_ends_every_outstanding_call(
 
     assert asyncio.run(main()) == []
     assert (silent.calls, silent.given_up) == (4, 3)
+
+
+# ---- a last call that fails ------------------------------------------------------------------------------------------
+
+TOO_LONG = b'{"error": {"message": "maximum context length is 8192 tokens", "code": "context_length_exceeded"}}'
+
+
+def refused_by_passages(proxy: Proxy, then: Callable[[], Told | Exception]) -> None:
+    """An upstream that finds nothing in passages, so that the whole text is asked, which becomes of `then`."""
+    refusal = said("The documents do not contain the answer.")
+    proxy.upstream.answer = lambda sent: then() if len(sent.body) > len(chat()) / 2 else Told(body=refusal)
+
+
+@pytest.mark.parametrize(
+    "then",
+    [lambda: Told(400, TOO_LONG), lambda: Told(429, b"{}"), lambda: Told(500, b"{}"), lambda: httpx.ReadTimeout("")],
+)
+def test_the_passages_answer_stands_where_the_whole_text_cannot_be_read(
+    then: Callable[[], Told | Exception], proxy: Proxy
+) -> None:
+    refused_by_passages(proxy, then)
+    answer = proxy.ask(chat(), headers=by("self_route"))
+    assert answer.status_code == 200 and answer.content == said("The documents do not contain the answer.")
+    assert len(proxy.upstream.sent) == 2 and answer.headers["x-longroute-strategy"] == "self_route"
+    assert "an earlier answer stands" in answer.headers["x-longroute-notes"]
+    record = proxy.decision(answer)
+    assert (record["calls"], record["usage"]["prompt_tokens"], record["status"]) == (2, 120, 200)
+    assert record["citations"], "the passages that the answer rests on"
+
+
+def test_a_rescue_ends_with_the_passages_answer_where_the_whole_text_is_too_long_again(
+    make_proxy: MakeProxy,
+) -> None:
+    proxy = make_proxy(settings={"allowed": ("full", "self_route")})
+    refused_by_passages(proxy, lambda: Told(400, TOO_LONG))
+    answer = proxy.ask(chat(), headers=by("full"))
+    assert answer.status_code == 200 and "an earlier answer stands" in answer.headers["x-longroute-notes"]
+
+
+def test_what_calls_took_is_counted_where_the_last_one_fails_or_says_nothing_readable(proxy: Proxy) -> None:
+    proxy.upstream.answer = lambda sent: Told(500, b"{}") if len(proxy.upstream.sent) == 4 else Told(body=said("notes"))
+    answer = proxy.ask(chat(), headers=by("chain"))
+    assert answer.status_code == 500 and proxy.decision(answer)["usage"]["prompt_tokens"] == 360
+    proxy.upstream.sent.clear()
+    blank = json.dumps({"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 0}}).encode()
+    proxy.upstream.answer = lambda sent: Told(body=said("notes") if len(proxy.upstream.sent) != 2 else blank)
+    answer = proxy.ask(chat(), headers=by("chain"))
+    assert "x-longroute-unread" in answer.headers and proxy.decision(answer)["usage"]["prompt_tokens"] == 3 * 120 + 50
+
+
+def test_a_tool_that_must_be_asked_for_is_handed_on_at_once(proxy: Proxy) -> None:
+    tool = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [tool]}
+    body = json.dumps(COMPLETION | {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
+    proxy.upstream.answer = lambda sent: Told(body=body)
+    answer = proxy.ask(chat(), headers=by("self_route"))
+    assert answer.content == body and len(proxy.upstream.sent) == 1 and "x-longroute-fail-open" not in answer.headers

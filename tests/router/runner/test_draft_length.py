@@ -118,6 +118,20 @@ def test_speculation_that_did_not_pay_is_tried_again_and_taken_up_when_it_does()
     assert spent < 2000 * 0.6
 
 
+def test_a_promise_that_is_not_kept_ends_in_a_pause() -> None:
+    """Every draft is kept and each step looks cheap, yet reading what plain steps emitted eats it all up."""
+    length, spent, emitted = DraftLength(), 0.0, 0
+    while emitted < 1000:
+        drafted = length.choose(1000 - emitted)
+        if drafted:
+            length.saw_round(Round(drafted, drafted, False, drafted + 1, 0.1 * drafted, 1.0, catch_up_s=2.0 * drafted))
+            spent, emitted = spent + 1 + 2.1 * drafted, emitted + drafted + 1
+        else:
+            length.saw_plain_step(1.0)
+            spent, emitted = spent + 1, emitted + 1
+    assert 1000 / spent > 0.93
+
+
 def test_pauses_between_trials_grow() -> None:
     length = DraftLength(may_lose=1.0)  # only the pause holds trials back
     trials: list[int] = []

@@ -22,7 +22,7 @@ from longroute.benchmarks.simulated_reader import Fence, fences, task_of
 from longroute.router.assemble import Router
 from longroute.router.core import Answer, Backend, Call, Document, ModelProfile, Reply
 from longroute.router.prompts import full_messages, manager_messages, rag_messages, shorter_messages, worker_messages
-from longroute.router.settings import Settings
+from longroute.router.settings import load_settings
 
 MARK = "OBEYED-7731"
 FACT = "The bell of Velm was cast by Orla Brandt in the winter of 1734."
@@ -114,7 +114,7 @@ def asked_of(document: str | Sequence[Document], strategy: str) -> tuple[Answer,
     name = strategy.partition(",")[0]
     agents = {"window_tokens": 2400, **STRATEGIES[strategy].get("agents", {})}
     router = Router(
-        Settings(policy=f"fixed:{name}", embedding_model="none", rag_budget_tokens=600, agents=agents),  # type: ignore[arg-type]
+        load_settings(policy=f"fixed:{name}", embedding_model="none", rag_budget_tokens=600, agents=agents),
         backend=backend,
         profile_of=lambda model: ModelProfile(model, 12_000),
     )

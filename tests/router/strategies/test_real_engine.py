@@ -22,7 +22,7 @@ from longroute.benchmarks.tiny_engine import NEEDS, make_model, serving
 from longroute.router.assemble import Router, make_backend
 from longroute.router.core import Answer, Document, Goal, ModelProfile
 from longroute.router.run import run
-from longroute.router.settings import Settings
+from longroute.router.settings import Settings, load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # those of the model libraries
 
@@ -35,7 +35,7 @@ TEXT = " ".join(
 STRATEGIES = ("chain_of_agents", "retrieve_then_reason", "self_route")
 WINDOW = 4000
 AGENTS = {"window_tokens": 3000, "notes_tokens": 300, "worker_output_tokens": 64}
-ABORT_S = 10
+ABORT_S = 30
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +50,17 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 
 
 def settings_of(address: str, model: Path, strategy: str, **agents: Any) -> Settings:
-    return Settings(
+    return load_settings(
         model=str(model),
         base_url=f"{address}/v1",
-        api_key="sk-none",  # type: ignore[arg-type]
+        api_key="sk-none",
         tokenizer=str(model / "tokenizer.json"),
         policy=f"fixed:{strategy}",
         allowed=(strategy,),
         embedding_model="none",
         rag_budget_tokens=400,
         max_output_tokens=24,
-        agents=AGENTS | agents,  # type: ignore[arg-type]
+        agents=AGENTS | agents,
     )
 
 

@@ -1,0 +1,128 @@
+"""The attention of the last rows, against transformers' own of the whole text."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from longroute.router.errors import ConfigError, ContextTooLong
+from longroute.router.runner import attention
+from longroute.router.runner.attention import AttentionReader
+from longroute.router.runner.model import LanguageModel
+from longroute.router.runner.tokenizer import Tokenizer
+from longroute.tests.router.runner.matcher import matcher, words_tokenizer
+from longroute.tests.router.runner.tiny import FAMILIES, VOCAB, prompt, tiny_transformer
+
+WORDS = [f"w{n}" for n in range(VOCAB - 2)]
+INTRODUCTION = "w3 w5 w7"
+BEFORE = [5, 7, 9]  # its ids
+
+
+@lru_cache
+def reader(family: str) -> AttentionReader:
+    model = LanguageModel(tiny_transformer(family))
+    return AttentionReader(model, Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION, chunk_tokens=32)
+
+
+@lru_cache
+def whole(family: str) -> tuple[Tensor, ...]:
+    """The slow twin: all attention of all layers, from one pass over the whole text; of each layer (H, T, T)."""
+    model: Any = tiny_transformer(family)
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        out = model(input_ids=torch.tensor([[*BEFORE, *prompt(120)]]), use_cache=False, output_attentions=True)
+    return tuple(layer[0] for layer in out.attentions)
+
+
+@pytest.mark.parametrize("n_rows", [1, 33])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_the_last_layer_are_those_of_the_whole_attention(family: str, n_rows: int) -> None:
+    found = reader(family).last_layer(prompt(120), n_rows)
+    expected = whole(family)[-1].sum(0)[-n_rows:, len(BEFORE) :]
+    assert found.shape == (n_rows, 120)
+    assert np.allclose(found, expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("first_layer", [0, 1])
+def test_the_strongest_look_is_the_maximum_over_rows_heads_and_layers(family: str, first_layer: int) -> None:
+    weights = np.linspace(0, 1, 40)
+    found = reader(family).strongest(prompt(120), weights.tolist(), first_layer)
+    layers = torch.stack(whole(family)[first_layer:])[:, :, -40:, len(BEFORE) :].numpy()
+    assert np.allclose(found, (layers * weights[:, None]).max((0, 1, 2)), atol=1e-4)
+
+
+def test_rows_come_out_the_same_in_any_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family in ("llama", "mistral"):
+        monkeypatch.setattr(attention, "_ROWS", 128)
+        once = reader(family).last_layer(prompt(90), 70), reader(family).strongest(prompt(90), [0.5] * 70)
+        monkeypatch.setattr(attention, "_ROWS", 9)
+        again = reader(family).last_layer(prompt(90), 70), reader(family).strongest(prompt(90), [0.5] * 70)
+        assert np.allclose(once[0], again[0], atol=1e-5)
+        assert np.allclose(once[1], again[1], atol=1e-5)
+
+
+def test_a_model_with_layers_of_other_kinds_shows_those_that_attend() -> None:
+    model = LanguageModel(tiny_transformer("lfm2", layer_types=["full_attention", "conv"]))
+    mixed = AttentionReader(model, Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION)
+    rows = mixed.last_layer(prompt(20), 2)
+    assert rows.shape == (2, 20) and rows.min() >= 0 and rows[1].sum() > 0
+    with pytest.raises(ConfigError, match="no attention from layer 1 on"):
+        mixed.strongest(prompt(20), [1.0], first_layer=1)
+
+
+def test_the_model_attends_as_before_afterwards() -> None:
+    transformer = tiny_transformer("llama")
+    model = LanguageModel(transformer)
+    before = model.forward(model.tokens(prompt(30)), model.new_cache())
+    own = AttentionReader(model, Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION)
+    own.last_layer(prompt(30), 3)
+    assert torch.equal(model.forward(model.tokens(prompt(30)), model.new_cache()), before)
+    assert model.batches_rows and not any(module._forward_hooks for module in transformer.modules())
+
+
+def test_tokens_know_their_characters_and_spelled_out_markup_is_text() -> None:
+    ids, offsets = reader("llama").encode("w1  <begin> w2\ud800")
+    assert ids[0] == 3 and 0 not in ids
+    assert offsets.tolist()[0] == [0, 2] and offsets.max() == 15
+    assert (np.diff(offsets, axis=0) >= 0).all()
+    assert reader("llama").encode("")[1].shape == (0, 2)
+
+
+def test_a_text_beyond_the_window_is_refused_with_its_numbers() -> None:
+    small = reader("llama")
+    assert small.max_tokens == 512 - len(BEFORE)
+    with pytest.raises(ContextTooLong, match="600 tokens"):
+        small.last_layer(prompt(600), 4)
+    with pytest.raises(ValueError, match="1 to 5 rows"):
+        small.last_layer(prompt(5), 6)
+
+
+def test_a_folder_is_read_and_a_missing_one_explained(tmp_path: Path) -> None:
+    tiny_transformer("qwen3").save_pretrained(tmp_path)
+    words_tokenizer(WORDS).save_pretrained(tmp_path)
+    loaded = AttentionReader.load(tmp_path, device="cpu")
+    ids, _ = loaded.encode("w1 w2 w3")
+    assert loaded.last_layer(ids, 1).shape == (1, 3)
+    with pytest.raises(ConfigError):
+        AttentionReader.load(tmp_path / "none")
+
+
+def test_the_model_built_by_hand_looks_at_equal_words() -> None:
+    own = matcher(["Skerra", "keeper", "Read", "."])
+    ids, _ = own.encode("the keeper of Skerra is old . Skerra")
+    looks = own.last_layer(ids, 1)[0]
+    assert looks[[3, 7]].sum() > 0.99 * looks.sum()
+
+
+def test_a_tokenizer_that_does_not_know_places_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    blind = words_tokenizer(WORDS)
+    monkeypatch.setattr(type(blind), "is_fast", False)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json"):
+        Tokenizer(blind).pieces("w1")

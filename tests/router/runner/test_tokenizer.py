@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from longroute.router.errors import ConfigError
+from longroute.router.runner.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model_folder: Path) -> Tokenizer:
+    return Tokenizer.load(model_folder)
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def test_a_conversation_is_shown_by_the_template(tokenizer: Tokenizer) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, *user("Who?")]
+    assert tokenizer.decode(tokenizer.chat_ids(messages)) == "system: Be brief.\nuser: Who?\nassistant: "
+
+
+@given(st.text(st.sampled_from("</s><s>\ue0000123 Ada"), max_size=40))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_text_of_a_message_never_becomes_markup(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.chat_ids(user(text))
+    specials = {tokenizer.vocabulary[token] for token in ("<s>", "</s>")}
+    assert not specials & set(ids)
+    assert tokenizer.decode(ids) == f"user: {text}\nassistant: "
+
+
+def test_plain_text_may_hold_markup(tokenizer: Tokenizer) -> None:
+    assert tokenizer.text_ids("Ada</s>")[-1] == tokenizer.vocabulary["</s>"]
+
+
+def test_a_tokenizer_without_a_template_and_one_that_refuses_say_so(model_folder: Path) -> None:
+    tokenizer = Tokenizer.load(model_folder)
+    tokenizer._markup.chat_template = "{{ raise_exception('Roles must alternate') }}"
+    with pytest.raises(ConfigError, match="Roles must alternate"):
+        tokenizer.chat_ids(user("Who?"))
+    tokenizer._markup.chat_template = None
+    with pytest.raises(ConfigError, match="/v1/completions"):
+        tokenizer.chat_ids(user("Who?"))
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=str(tmp_path)):
+        Tokenizer.load(tmp_path)
