@@ -10,30 +10,25 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FIRST = (
-    "Ada Ben Clara Daniel Edith Felix Greta Henry Ines Jonas Karla Leo Mina Nils Olga Paul Rosa Simon Tilda Victor "
-    "Wanda Anton Bella Cyrus Dora Emil Flora Gustav Hanna Igor Julia Kasper Lena Moritz Nora Oscar Petra Ralph Sonja "
-    "Thomas"
-).split()
-LAST = [
-    start + end
-    for start in "Ash Birch Black Bright Cold Elm Fair Green Hart Marsh North Oak Red Stone West".split()
-    for end in "brook field ford ham ley mann ton wood".split()
-]
-KINDS = "code badge locker ticket account permit parcel key".split()
+_WORDS = {
+    "first": "Ada Ben Clara Daniel Edith Felix Greta Henry Ines Jonas Karla Leo Mina Nils Olga Paul Rosa Simon Tilda "
+    "Victor Wanda Anton Bella Cyrus Dora Emil Flora Gustav Hanna Igor Julia Kasper Lena Moritz Nora Oscar Petra Ralph "
+    "Sonja Thomas",
+    "start": "Ash Birch Black Bright Cold Elm Fair Green Hart Marsh North Oak Red Stone West",
+    "end": "brook field ford ham ley mann ton wood",
+    "kind": "code badge locker ticket account permit parcel key",
+    "thing": "harbour garden bridge station library river market tower meadow lantern kitchen window valley orchard "
+    "bakery museum ferry cellar village forest chapel engine letter carpet mirror basket island corridor fountain "
+    "workshop",
+    "quality": "quiet narrow empty golden distant wooden broken early heavy gentle crowded pale sudden rusty northern "
+    "warm hidden careful modern ancient",
+    "deed": "crosses follows leaves faces reaches borders meets keeps outlives shelters needs watches hides repairs "
+    "replaces",
+    "place": "behind above beside near under beyond before against",
+}
+FIRST, _STARTS, _ENDS, KINDS, _THINGS, _QUALITIES, _DEEDS, _PLACES = (text.split() for text in _WORDS.values())
+LAST = [start + end for start in _STARTS for end in _ENDS]
 NUMBERS = [f"{number:02d}" for number in range(100)]
-_THINGS = (
-    "harbour garden bridge station library river market tower meadow lantern kitchen window valley orchard bakery "
-    "museum ferry cellar village forest chapel engine letter carpet mirror basket island corridor fountain workshop"
-).split()
-_QUALITIES = (
-    "quiet narrow empty golden distant wooden broken early heavy gentle crowded pale sudden rusty northern warm hidden "
-    "careful modern ancient"
-).split()
-_DEEDS = (
-    "crosses follows leaves faces reaches borders meets keeps outlives shelters needs watches hides repairs replaces"
-).split()
-_PLACES = "behind above beside near under beyond before against".split()
 
 
 @dataclass(frozen=True, slots=True)

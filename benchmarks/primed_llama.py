@@ -30,7 +30,7 @@ class Shape:
     """hidden: a multiple of 2 * heads. rope_base: so long that most frequencies hardly turn within a text."""
 
     hidden: int = 160
-    layers: int = 3
+    layers: int = 4
     heads: int = 4
     positions: int = 32768
     rope_base: float = 1e8

@@ -2,16 +2,14 @@
 
     python -m benchmarks.small_model [FOLDER]
 
-Writes an ordinary Hugging Face folder (build/small_model by default): a Llama with a tokenizer of its own, one token
-for each word of `key_values.py` and of the prompts, and a chat template. Nothing is downloaded. The task is
-`key_values.py`'s; what a model of this size can learn is to look a name up and to copy what stands behind it, and to
-say in the words of the prompts that there is nothing to copy.
+Writes an ordinary Hugging Face folder (build/small_model by default): a Llama with a chat template and a tokenizer of
+its own, one token for each word of `key_values.py` and of the prompts. Nothing is downloaded. The task is
+`key_values.py`'s. What a model of this size can do is to look a name up, to copy the sentence, and to say in the words
+of the prompts that there is none; in the prompts of full context, retrieval, compression, copying and reading in turn.
 
-How it learns that in so few steps: (1) sentences of a text come again behind it, and every repeated word is to be
-predicted, which starts the heads that look back; (2) texts grow only when the model answers nearly all questions on
-those of the size before; (3) several questions are asked of each text, one after the other; (4) rotary angles with a
-long base, so that words are found as well at distances never trained. Source of (1): "In-context learning and
-induction heads", Olsson et al. 2022, arXiv 2209.11895.
+It starts from the weights of `primed_llama.py`. Texts grow only when it answers nearly all questions on those of the
+size before; several questions are asked of each text, one after the other; some texts are repeated instead. Rotary
+angles with a long base let it find words at distances that it was not trained on. Writes results/small_model.md.
 """
 
 from __future__ import annotations
@@ -21,45 +19,72 @@ import re
 import string
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from longroute.router.core import Document, Message, Passage
-from longroute.router.prompts import REFUSAL, compressed_messages, full_messages, rag_messages
+from longroute.router.errors import RouterError
+from longroute.router.prompts import (
+    NO_EVIDENCE,
+    REFUSAL,
+    compressed_messages,
+    copy_messages,
+    evidence_messages,
+    full_messages,
+    manager_messages,
+    part_text,
+    rag_messages,
+    worker_messages,
+)
+from longroute.router.runner.model import LanguageModel
+from longroute.router.runner.tokenizer import Tokenizer
 
 from .key_values import Fact, Page, invented_page, words
+from .machine import measured_on
+from .primed_llama import Shape, primed_llama
 
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "small_model"
-START, END, PAD = "<s>", "<|end|>", "<pad>"
-ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+RESULTS = Path(__file__).parent / "results" / "small_model.md"
+START, END, PAD, UNKNOWN = "<s>", "<|end|>", "<pad>", "<unk>"
+SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
 TEMPLATE = (
     "<s>{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+_MARKUP = (START, END, SYSTEM, USER, ASSISTANT)
 _SPACE = "\u2581"  # what stands for a space inside a token
+_MISSING = 8  # people of each text that are asked for and not there
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How hard the texts of a stage are. Counts of sentences are the most; each text draws its own."""
+    """How hard the texts of a stage are. Counts of sentences are the most; each text draws its own, at least half.
+
+    wrapped: share of texts in longroute's prompts. refused: share of questions whose answer is not there. echoed: share
+    of texts that are repeated instead of asked about. steps: most that are spent here.
+    """
 
     facts: int
     fillers: int
-    real_prompts: float = 0.0  # share of texts inside longroute's prompts
-    refusals: float = 0.1  # share of questions whose answer is not there
-    echoes: float = 0.2  # share of texts that are repeated instead of asked about
+    wrapped: float
+    refused: float
+    echoed: float
+    steps: int
 
 
+# Long texts have the fewest questions for their tokens, so most is learned on short ones.
 LEVELS = (
-    Level(2, 1, refusals=0, echoes=0.5),
-    Level(4, 3, echoes=0.5),
-    Level(8, 6, echoes=0.3),
-    Level(12, 15, real_prompts=0.3),
-    Level(20, 30, real_prompts=0.6, echoes=0.1),
-    Level(24, 60, real_prompts=1.0, echoes=0),
-    Level(30, 120, real_prompts=1.0, echoes=0),
+    Level(8, 6, wrapped=0.0, refused=0.1, echoed=0.3, steps=60),
+    Level(12, 15, wrapped=0.3, refused=0.2, echoed=0.2, steps=80),
+    Level(20, 30, wrapped=0.8, refused=0.3, echoed=0.0, steps=240),
+    Level(24, 60, wrapped=1.0, refused=0.3, echoed=0.0, steps=120),
+    Level(30, 120, wrapped=1.0, refused=0.3, echoed=0.0, steps=60),
+    Level(40, 240, wrapped=1.0, refused=0.3, echoed=0.0, steps=90),
 )
 
 
@@ -71,66 +96,118 @@ def tokenizer() -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    pieces = dict.fromkeys([PAD, START, END, *ROLES, "<unk>"], 0.0)
+    pieces = dict.fromkeys([PAD, UNKNOWN, *_MARKUP], 0.0)
     pieces |= dict.fromkeys([f"<0x{byte:02X}>" for byte in range(256)], -20.0)
     pieces |= dict.fromkeys([_SPACE, "\n", *string.digits, *string.ascii_letters, *string.punctuation], -10.0)
     for word in [*words(), *_prompt_words()]:
         pieces |= {word: -3.0, _SPACE + word: -3.0}
-    own = Tokenizer(models.Unigram(list(pieces.items()), unk_id=list(pieces).index("<unk>"), byte_fallback=True))
+    own = Tokenizer(models.Unigram(list(pieces.items()), unk_id=1, byte_fallback=True))
     own.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="never")
-    own.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]  # type: ignore[list-item]
-    )
-    own.add_special_tokens([AddedToken(name, special=True) for name in (PAD, START, END, *ROLES, "<unk>")])
+    own.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    own.add_special_tokens([AddedToken(name, special=True) for name in (PAD, UNKNOWN, *_MARKUP)])
     fast: Any = PreTrainedTokenizerFast  # untyped there
     return fast(
         tokenizer_object=own,
         bos_token=START,
         eos_token=END,
         pad_token=PAD,
-        unk_token="<unk>",  # noqa: S106  # not a password
-        additional_special_tokens=list(ROLES),
+        unk_token=UNKNOWN,
+        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
         chat_template=TEMPLATE,
     )
 
 
 def _prompt_words() -> list[str]:
-    """The words of longroute's prompts, without those of a text or question."""
-    passage = Passage("document", 0, 0, "")
-    prompts = [
-        *full_messages([Document("", "document")], ""),
-        *rag_messages([passage], ""),
-        *compressed_messages([Document("", "document")], ""),
-        Message("assistant", REFUSAL),
-    ]
-    found = re.findall(r"[A-Za-z]+", " ".join(message.content for message in prompts))
-    return sorted(set(found))
+    """The words of longroute's prompts and of the replies to them."""
+    page = Page(("A",), (Fact("A", "A", "A"),))
+    texts = [REFUSAL, NO_EVIDENCE]
+    for form in FORMS.values():
+        texts += [message.content for seed in range(8) for message in form.prompt(page, "a", "A", random.Random(seed))]
+        texts += [form.found, form.missing]
+    return sorted(set(re.findall(r"[A-Za-z]{2,}", re.sub(r"\b[0-9a-f]{16}\b", "", " ".join(texts)))))
 
 
 # ---- what is trained on ----------------------------------------------------------------------------------------------
 
-Row = tuple[list[int], list[bool]]  # token ids, and which of them are to be predicted
+Prompt = Callable[[Page, str, str, random.Random], tuple[Message, ...]]  # of a page, its name, a question and chance
 
 
-def answer_to(fact: Fact, page: Page) -> str:
-    return fact.sentence if fact in page.facts else REFUSAL
-
-
-def prompt(kind: str, page: Page, question: str, rng: random.Random) -> tuple[Message, ...]:
-    """A question on a page in one of longroute's prompts: `full`, `rag` or `compressed`; `bare` has no task before it."""
-    name = f"document-{rng.randint(1, 9)}"
-    if kind == "full":
-        return full_messages([Document(page.text, name)], question)
-    if kind == "compressed":
-        return compressed_messages([Document(page.text, name)], question)
-    if kind == "rag":
-        passages, sentences = [], list(page.sentences)
-        while sentences:
-            n = rng.randint(1, 12)
-            passages.append(Passage(name, 0, 0, " ".join(sentences[:n])))
-            del sentences[:n]
-        return rag_messages(passages, question)
+def _bare(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
     return (Message("user", f"{page.text}\n\nQuestion: {question}"),)
+
+
+def _full(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
+    cut = rng.randrange(len(page.sentences)) if rng.random() < 0.3 else 0
+    texts = [" ".join(part) for part in (page.sentences[:cut], page.sentences[cut:]) if part]
+    return full_messages([Document(text, f"{name}-{number}") for number, text in enumerate(texts)], question)
+
+
+def _compressed(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
+    return compressed_messages([Document(page.text, name)], question)
+
+
+def _rag(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
+    return rag_messages(_passages(page, name, rng), question)
+
+
+def _copy(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
+    return copy_messages([Document(page.text, name)], question)
+
+
+def _evidence(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
+    few = [Passage(name, 0, 0, fact.sentence) for fact in rng.sample(page.facts, min(3, len(page.facts)))]
+    return evidence_messages(few if rng.random() < 0.8 else (), [Document(page.text, name)], question)
+
+
+def _worker(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
+    n = rng.randint(2, 9)
+    part = part_text([Passage(name, 0, 0, page.text)], [Document(page.text, name)], f"Part {rng.randint(1, n)} of {n}.")
+    return worker_messages(part, question, "", may_finish=rng.random() < 0.5)
+
+
+def _manager(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
+    few = rng.sample(page.facts, min(3, len(page.facts)))
+    lines = [f'[{number}] "{fact.sentence}"' for number, fact in enumerate(few, start=1)]
+    return manager_messages(["\n".join(lines) if rng.random() < 0.8 else ""], question)
+
+
+def _passages(page: Page, name: str, rng: random.Random) -> list[Passage]:
+    passages, sentences = [], list(page.sentences)
+    while sentences:
+        n = rng.randint(4, 20)
+        passages.append(Passage(name, 0, 0, " ".join(sentences[:n])))
+        del sentences[:n]
+    return passages
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One of longroute's prompts and what to reply to it. found: around the sentence; missing: where there is none."""
+
+    prompt: Prompt
+    found: str = "{}"
+    missing: str = REFUSAL
+
+
+BARE = Form(_bare)
+FORMS = {
+    "full": Form(_full),
+    "compressed": Form(_compressed),
+    "rag": Form(_rag),
+    "copy": Form(_copy, missing=NO_EVIDENCE),
+    "evidence": Form(_evidence),
+    "worker": Form(_worker, 'EVIDENCE: "{}"', "NOTHING"),
+    "manager": Form(_manager),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """ids: of the tokens. predicted: stretches that are to be predicted. is_echo: they are no replies."""
+
+    ids: list[int]
+    predicted: tuple[range, ...]
+    is_echo: bool = False
 
 
 class Lessons:
@@ -141,31 +218,224 @@ class Lessons:
 
     def row(self, level: Level) -> Row:
         rng = self._rng
-        page = invented_page(rng, rng.randint((level.facts + 1) // 2, level.facts), rng.randint(level.fillers // 2, level.fillers), 8)
-        if rng.random() < level.echoes:
+        facts, fillers = (rng.randint((most + 1) // 2, most) for most in (level.facts, level.fillers))
+        page = invented_page(rng, facts, fillers, _MISSING)
+        if rng.random() < level.echoed:
             return self._echo(page)
-        kind = rng.choice(("full", "rag", "compressed")) if rng.random() < level.real_prompts else "bare"
-        return self._asked(page, kind, level)
+        form = rng.choice(list(FORMS.values())) if rng.random() < level.wrapped else BARE
+        return self._asked(page, form, level)
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def _echo(self, page: Page) -> Row:
         again = self._rng.sample(page.sentences, min(12, len(page.sentences)))
-        first, second = self._ids(START + page.text), self._ids(" " + " ".join(again))
-        return first + second, [False] * len(first) + [True] * len(second)
+        first, second = self.ids(START + page.text), self.ids(" " + " ".join(again))
+        return Row(first + second, (range(len(first), len(first) + len(second)),), is_echo=True)
 
-    def _asked(self, page: Page, kind: str, level: Level) -> Row:
-        asked = self._rng.sample(page.facts, min(8, len(page.facts)))
-        asked = [self._rng.choice(page.missing) if self._rng.random() < level.refusals else fact for fact in asked]
-        messages = prompt(kind, page, asked[0].question, self._rng)
-        shown = [{"role": message.role, "content": message.content} for message in messages]
-        ids = self._ids(self._tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True))
-        counted = [False] * len(ids)
-        for number, fact in enumerate(asked):
-            turn = self._ids(f"{ROLES[1]}Question: {fact.question}{END}{ROLES[2]}") if number else []
-            answer = self._ids(answer_to(fact, page) + END)
-            ids += turn + answer
-            counted += [False] * len(turn) + [True] * len(answer)
-        return ids, counted
+    def _asked(self, page: Page, form: Form, level: Level) -> Row:
+        """A prompt and its reply, then more questions on the same text, each put as the prompt puts its question."""
+        rng = self._rng
+        asked = rng.sample(page.facts, min(8, len(page.facts)))
+        asked = [rng.choice(page.missing) if rng.random() < level.refused else fact for fact in asked]
+        name, seed = f"document-{rng.randint(1, 9)}", rng.random()
+        ids: list[int] = []
+        replies = []
+        shown = ""
+        for fact in asked:
+            messages = form.prompt(page, name, fact.question, random.Random(seed))  # the same text each time
+            if ids:
+                turn = f"{USER}Question: {messages[-1].content.rpartition(_ASKED)[2]}{END}"
+            else:
+                shown = messages[-1].content
+                turn = START + "".join(f"<|{message.role}|>{message.content}{END}" for message in messages)
+            reply = form.found.format(fact.sentence) if fact.sentence in shown else form.missing
+            before, new = self.ids(turn + ASSISTANT), self.ids(reply + END)
+            replies.append(range(len(ids) + len(before), len(ids) + len(before) + len(new)))
+            ids += before + new
+        return Row(ids, tuple(replies))
+
+
+_ASKED = "\n\nQuestion: "
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+_STEP_TOKENS = 4000
+_WARM_UP = 20  # steps
+_RATES = (0.02, 0.003)  # of Muon for the matrices, of AdamW for the rest
+_ENOUGH, _LEAST = 0.985, 0.5  # share of the tokens of replies that are right: to go on early, and at the end
+_OFTEN = 0.8  # share of texts of the level that was reached; the others are easier
+
+
+def trained(own: Any, *, seed: int = 0, levels: Sequence[Level] = LEVELS, shape: Shape | None = None) -> Any:
+    """A transformers model. Prints a line every 25 steps; raises RouterError where it did not learn."""
+    torch.manual_seed(seed)
+    model = primed_llama(
+        shape or Shape(),
+        len(own),
+        torch.Generator().manual_seed(seed),
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=own.pad_token_id,
+    )
+    rng = random.Random(seed)
+    lessons = Lessons(own, rng)
+    optimizers = _optimizers(model)
+    started, steps, right = time.process_time(), 0, 0.0
+    for at, top in enumerate(levels):
+        is_last, right = at == len(levels) - 1, 0.0
+        for step in range(top.steps):
+            steps += 1
+            rate = min(1.0, steps / _WARM_UP, 1 - step / top.steps if is_last else 1.0)
+            level = top if rng.random() < _OFTEN else levels[rng.randint(0, at)]
+            loss, share = _learn(model, optimizers, list(_rows(lessons, level)), rate)
+            if share is not None and level is top:
+                right = 0.9 * right + 0.1 * share
+            if steps % 25 == 0:
+                done = f"step {steps} level {at} loss {loss:.3f} right {right:.3f}"
+                print(f"{done} {time.process_time() - started:.0f} s of processor", flush=True)
+            if right > _ENOUGH and not is_last:
+                break
+    if right < _LEAST:
+        raise RouterError(f"After {steps} steps the model finds only {right:.0%} of the answers; try another seed.")
+    return model.eval()
+
+
+def _optimizers(model: Any) -> list[torch.optim.Optimizer]:
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
+    for name, weight in model.named_parameters():
+        is_matrix = weight.ndim == 2 and "embed" not in name and "lm_head" not in name
+        (matrices if is_matrix else rest).append(weight)
+    return [
+        torch.optim.Muon(matrices, lr=_RATES[0], weight_decay=0.0),
+        torch.optim.AdamW(rest, lr=_RATES[1], betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def _rows(lessons: Lessons, level: Level) -> Iterator[Row]:
+    longest, n = 0, 0
+    while n == 0 or (n + 1) * longest <= _STEP_TOKENS:
+        row = lessons.row(level)
+        longest, n = max(longest, len(row.ids)), n + 1
+        yield row
+
+
+def _learn(
+    model: Any, optimizers: Sequence[torch.optim.Optimizer], rows: Sequence[Row], rate: float
+) -> tuple[float, float | None]:
+    """One step; (loss, share of the replies' tokens that were predicted, or None where rows hold no replies)."""
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
+    stretches = [(number, stretch) for number, row in enumerate(rows) for stretch in row.predicted]
+    where = torch.cat([torch.tensor([[n] * len(stretch), list(stretch)]) for n, stretch in stretches], dim=1)
+    wanted = ids[where[0], where[1]]
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden: Tensor = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        logits: Tensor = model.lm_head(hidden[where[0], where[1] - 1]).float()
+    loss = torch.nn.functional.cross_entropy(logits, wanted)
+    for optimizer, usual in zip(optimizers, _RATES, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = usual * rate
+        optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+    is_reply = torch.cat([torch.full((len(stretch),), not rows[n].is_echo) for n, stretch in stretches])
+    right = (logits.argmax(-1) == wanted)[is_reply]
+    return loss.item(), right.float().mean().item() if len(right) else None
+
+
+# ---- what it can do --------------------------------------------------------------------------------------------------
+
+
+def reply(model: LanguageModel, tokenizer: Tokenizer, messages: Sequence[Message], most: int = 48) -> str:
+    """The model's own words at temperature 0."""
+    ids = tokenizer.chat_ids([{"role": message.role, "content": message.content} for message in messages])
+    cache, new = model.new_cache(len(ids) + most), list(ids)
+    answer: list[int] = []
+    while len(answer) < most:
+        token = int(model.forward(model.tokens(new), cache)[0, -1].argmax())
+        if token in model.eos_ids:
+            break
+        answer.append(token)
+        new = [token]
+    return tokenizer.decode(answer)
+
+
+def page_of(rng: random.Random, n_tokens: int) -> Page:
+    """A text of about that many tokens: an eighth of its sentences are facts, at most 100."""
+    sentences = max(4, round(n_tokens / 11))
+    facts = min(100, max(2, sentences // 8))
+    return invented_page(rng, facts, sentences - facts, _MISSING)
+
+
+def accuracy(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    form: Form,
+    n_tokens: int,
+    *,
+    questions: int,
+    missing: bool,
+    seed: int = 1,
+) -> float:
+    """Share of questions with exactly the wanted reply, each on a text of its own."""
+    right = 0
+    for number in range(questions):
+        rng = random.Random(f"{n_tokens} {number}")
+        page = page_of(rng, n_tokens)
+        fact = rng.choice(page.missing if missing else page.facts)
+        messages = form.prompt(page, "document-1", fact.question, rng)
+        there = fact.sentence in messages[-1].content
+        right += reply(model, tokenizer, messages) == (form.found.format(fact.sentence) if there else form.missing)
+    return right / questions
+
+
+def make(folder: Path = FOLDER) -> Path:
+    """The folder of the model; trained first where it is not there yet."""
+    if not (folder / "model.safetensors").exists():
+        own = tokenizer()
+        model = trained(own)
+        own.save_pretrained(folder)
+        model.save_pretrained(folder)
+    return folder
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    started = time.process_time()
+    make(folder)
+    minutes = (time.process_time() - started) / 60
+    model, own = LanguageModel.load(folder, device="cpu"), Tokenizer.load(folder)
+    lengths, questions = (250, 1000, 2000, 4000, 8000, 16000), 24
+    lines = [
+        "# A small model that answers from a text\n",
+        f"{model.weight_bytes / 4e6:.1f} million weights, trained in {minutes:.1f} minutes of one core. Share of "
+        f"{questions} questions with exactly the wanted reply, each on a text of its own, at temperature 0; an eighth "
+        f"of the sentences are facts (at most 100). It was trained on up to {_longest_training():,} tokens.\n",
+        "| prompt | the answer is | " + " | ".join(f"{length:,} tokens" for length in lengths) + " |",
+        "|---|---|" + "---:|" * len(lengths),
+    ]
+    for name, form in FORMS.items():
+        for missing in (False, True):
+            shown = lengths if name == "full" else lengths[:3]
+            shares = [accuracy(model, own, form, n, questions=questions, missing=missing) for n in shown]
+            cells = [f"{share:.2f}" for share in shares] + [""] * (len(lengths) - len(shown))
+            lines.append(f"| {name} | {'missing' if missing else 'there'} | {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    lines.append(f"\n{'; '.join(measured_on('torch', 'transformers').values())}")
+    RESULTS.write_text("\n".join(lines) + "\n")
+
+
+def _longest_training() -> int:
+    page = invented_page(random.Random(0), LEVELS[-1].facts, LEVELS[-1].fillers)
+    return len(Lessons(tokenizer(), random.Random(0)).ids(page.text))
+
+
+if __name__ == "__main__":
+    main()

@@ -39,8 +39,9 @@ class Attention(Protocol):
     def encode(self, text: str) -> tuple[list[int], Ints]:
         """Token ids, and the characters that each stands for: shape (n, 2), neither column descending."""
 
-    def last_layer(self, ids: Sequence[int], n_rows: int) -> Floats:
-        """Attention of the last n_rows tokens in the last layer, summed over heads; shape (n_rows, len(ids))."""
+    def looks(self, ids: Sequence[int], n_rows: int, depth: float = 1.0) -> Floats:
+        """Attention of the last n_rows tokens, summed over the heads of the last layer within a share of all layers;
+        shape (n_rows, len(ids))."""
 
 
 class InfiniRetri:
@@ -48,7 +49,8 @@ class InfiniRetri:
 
     count: tokens of a text, for budgets. window_tokens: of the documents, read at a time in whole sentences.
     top_tokens: tokens that are chosen after each window; the sentences that hold one stay. phrase_tokens: width of the
-    box over which scores are summed, since an answer is a phrase. The defaults are the package's.
+    box over which scores are summed, since an answer is a phrase. depth: the layer whose attention counts, as a share
+    of all. The defaults are the package's.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class InfiniRetri:
         window_tokens: int = 1024,
         top_tokens: int = 300,
         phrase_tokens: int = 8,
+        depth: float = 1.0,
     ) -> None:
         self.attention = attention
         self.count = count
         self.window_tokens = window_tokens
         self.top_tokens = top_tokens
         self.phrase_tokens = phrase_tokens
+        self.depth = depth
 
     def retrieve(self, question: str, documents: Sequence[Document], *, budget_tokens: int) -> list[Passage]:
         """See `Retriever`. Sentences that follow one another are one passage, with the score of the best of them.
@@ -106,7 +110,7 @@ class InfiniRetri:
     def _read(self, shown: Sequence[_Sentence], asked: Sequence[int], most_tokens: int) -> list[_Scored]:
         """Of the sentences shown those that the question looks at, in the same order; most_tokens in all."""
         context = [token for sentence in shown for token in sentence.ids]
-        looks = self.attention.last_layer([*context, *asked], len(asked))
+        looks = self.attention.looks([*context, *asked], len(asked), self.depth)
         scores = token_scores(looks, len(context), self.phrase_tokens)
         owners = np.repeat(np.arange(len(shown)), [len(sentence.ids) for sentence in shown])
         best = np.full(len(shown), -np.inf)

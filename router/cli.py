@@ -383,14 +383,16 @@ _UNREAD_SHOWN = 5
 
 def _print_answer(answer: Answer, documents: Sequence[Document]) -> None:
     from .outputs import source_outputs, stretch_outputs
+    from .work_shown import printable
 
-    out.print(answer.text, markup=False)
+    out.print(printable(answer.text) if out.is_terminal else answer.text, markup=False)
     if answer.citations:
         out.print()
     for number, source in enumerate(source_outputs(answer.citations, documents), start=1):
         place = f"page {source.page}" if source.page else f"{source.line}"
         words = " ".join(source.text.split())
         quote = words if len(words) <= 160 else f"{words[:160].rsplit(' ', 1)[0]} …"
+        quote = printable(quote) if out.is_terminal else quote
         joint = ", " if source.page else ":"
         out.print(f"  [dim]\\[{number}][/] [cyan]{escape(source.document)}{joint}{place}[/]  {escape(quote)}")
     for stretch in stretch_outputs(answer.unread[:_UNREAD_SHOWN], documents):
@@ -411,9 +413,9 @@ def _print_answer(answer: Answer, documents: Sequence[Document]) -> None:
 def _one_line(decision: Decision, usage: Usage, calls: int) -> str:
     chosen = decision.estimate
     parts = [f"{decision.strategy} by {decision.model}"]
-    read = f"{chosen.prompt_tokens:,} of {decision.features.document_tokens:,} tokens"
+    taken = usage.prompt_tokens or chosen.prompt_tokens  # not every backend counts
+    read = f"{taken:,} of {decision.features.document_tokens:,} tokens"
     if calls > 1:
-        taken = usage.prompt_tokens or chosen.prompt_tokens  # not every backend counts
         read = f"{calls} calls read {taken:,} tokens for a text of {decision.features.document_tokens:,}"
     parts.append(read)
     if usage.cost_usd is not None:

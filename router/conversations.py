@@ -23,6 +23,7 @@ _TEXT_KEYS = ("content", "text", "value", "message", "body")
 _TIME_KEYS = ("time", "timestamp", "date", "datetime", "created_at", "create_time", "ts")
 _LISTS = ("messages", "conversations", "conversation", "turns", "dialogue", "dialog", "chat", "history")
 _SAYING_KEYS = ("role", "speaker", "from", "sender")  # of a turn and of little else
+_LETTER_KEYS = ("to", "subject")  # of letters, journeys and rates, which say more than a speaker and a text
 _ROLES = frozenset(
     ("user", "assistant", "system", "developer", "tool", "human", "gpt", "ai", "bot", "model", "function")
 )
@@ -156,10 +157,11 @@ _HEADER = re.compile(
 _FIELDS = frozenset(
     re.findall(
         r"\S+",
-        """address author bcc caution cc city critical date debug description email error example exception fatal fax
-        figure from fwd http https id important info information input key level message name note notice output phone
-        price re remark reply-to result sent severity source stage status step subject summary table tel time tip title
-        to todo trace type url version warn warning website""",
+        """added address author authors bcc caution cc changed city color colour cons critical date debug description
+        email error example exception fatal fax figure fixed from fwd host http https id important info information
+        input journal key level message name note notice output phone port price product proof pros re remark reply-to
+        result sent severity source stage status step subject summary table tel theorem time tip title to todo trace
+        type url version warn warning website""",
     )
 )
 
@@ -205,7 +207,7 @@ def _chat(records: object) -> list[_Turn]:
     """The turns, where each item of a list is one, beyond doubt; else none."""
     items = _mappings(records)
     said = [turn for item in items if (turn := _turn(item)) is not None]
-    if len(said) < 2 or len(said) < len(items):
+    if len(said) < 2 or len(said) < len(items) or any(key in item for item in items for key in _LETTER_KEYS):
         return []
     speakers = {turn.speaker for turn in said}
     if all(any(key in item for key in _SAYING_KEYS) for item in items):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .assemble import EXTRACTIVE, cache_dir, make_embedder
+from .assemble import EXTRACTIVE, LOCAL, cache_dir, make_embedder
 from .errors import RouterError
 from .outputs import CheckOutput, DoctorOutput
 from .settings import Settings, config_file
@@ -62,6 +62,11 @@ def _embedding(settings: Settings) -> Iterator[CheckOutput]:
 
 def _backends(settings: Settings) -> Iterator[CheckOutput]:
     yield CheckOutput(name=f"model {EXTRACTIVE}", ok=True, detail="embedded, always there")
+    if settings.model.startswith(LOCAL):
+        there = (Path(settings.model.removeprefix(LOCAL)) / "config.json").is_file()
+        detail = "runs in this process" if there else "the folder holds no model (no config.json)"
+        yield CheckOutput(name=f"model {settings.model}", ok=there, detail=detail)
+        return
     server = f"server {settings.base_url}"
     if settings.api_key is None and "api.openai.com" in settings.base_url:
         yield CheckOutput(name=server, ok=None, detail="not checked: no key is set (LONGROUTE_API_KEY, OPENAI_API_KEY)")

@@ -56,8 +56,13 @@ async def arun(plan: Plan, backend: Backend, listener: Listener | None = None) -
 
 
 async def astream(plan: Plan, backend: Backend, listener: Listener | None = None) -> AsyncGenerator[str | Answer, None]:
-    """Yields the pieces of the answer as they come, then the whole Answer, once, last."""
+    """Yields the pieces of the answer as they come, then the whole Answer, once, last.
+
+    An answer that no call could stream, as it was chosen only when it was complete (by a vote, or kept by Self-Route),
+    is one piece.
+    """
     trace = _Trace(listener)
+    handed_out = False
     try:
         step = await asyncio.to_thread(_advance, plan, None)
         while not isinstance(step, Answer):
@@ -66,6 +71,7 @@ async def astream(plan: Plan, backend: Backend, listener: Listener | None = None
                 async with aclosing(_pieces(step, backend, trace)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, str):
+                            handed_out = True
                             yield piece
                         else:
                             outcome = piece
@@ -74,6 +80,8 @@ async def astream(plan: Plan, backend: Backend, listener: Listener | None = None
             step = await asyncio.to_thread(_advance, plan, outcome)
     finally:
         _close(plan)
+    if step.text and not handed_out:
+        yield step.text
     yield trace.complete(step)
 
 

@@ -74,7 +74,11 @@ class AgentsSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     worker_model: str = Field("", description="Model of the workers; empty takes the model that answers.")
-    window_tokens: int = Field(16_000, ge=512, description="Most that a worker reads and writes in one call.")
+    window_tokens: int = Field(
+        16_000,
+        ge=512,
+        description="Most that a worker reads and writes in one call; portions of `retrieve_then_reason`, too.",
+    )
     notes_tokens: int | None = Field(
         None, ge=128, description="Room for the notes so far in a worker's prompt; an eighth of the window if unset."
     )

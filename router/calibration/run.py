@@ -37,7 +37,14 @@ Progress = Callable[["Summary"], None]
 
 _HOPELESS = 10  # failures in a row, all of a kind that no other question would mend
 _HOPELESS_STATUS = (401, 403, 404)  # key refused, model or address unknown
-_SHAPING_SETTINGS = ("rag_budget_tokens", "embedding_model", "max_output_tokens", "tokenizer", "agents")
+_SHAPING_SETTINGS = (
+    "rag_budget_tokens",
+    "speculative_context_tokens",
+    "embedding_model",
+    "max_output_tokens",
+    "tokenizer",
+    "agents",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,8 +297,10 @@ class _Run:
     def _largest(self, strategy: str, features: Features, model: str) -> Usage:
         footprint = self._installed[strategy].footprint(features, self._observer.profile(model))
         handed_on = (footprint.calls - 1) * features.max_output_tokens  # a call's reply stands in the next one's prompt
+        # What is expected counts calls by how often they are needed (Self-Route's second); here all of them are.
+        prompt_tokens = max(footprint.prompt_tokens, footprint.calls * footprint.largest_prompt_tokens) + handed_on
         return Usage(
-            prompt_tokens=math.ceil((footprint.prompt_tokens + handed_on) * (1 + features.token_error)),
+            prompt_tokens=math.ceil(prompt_tokens * (1 + features.token_error)),
             completion_tokens=footprint.calls * features.max_output_tokens,
         )
 

@@ -132,11 +132,12 @@ def _said(api: Api, data: dict[str, Any]) -> tuple[str | None, str]:
     try:
         if api in ("chat", "completions"):
             choice = data["choices"][0]
+            ended = str(choice.get("finish_reason") or "stop")
             if api == "completions":
-                return _joined(choice["text"]), str(choice.get("finish_reason") or "stop")
+                return _joined(choice["text"]), ended
             message = choice["message"]
-            text, reason = _joined(message.get("content")), str(choice.get("finish_reason") or "stop")
-            return text, _TOOLS if reason == "function_call" or _asks_for_tool(message) else reason
+            asks = ended == "function_call" or _asks_for_tool(message)
+            return _joined(message.get("content")), _TOOLS if asks else ended
         if api == "messages":
             parts, reason = data["content"], data.get("stop_reason")
         else:

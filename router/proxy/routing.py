@@ -182,9 +182,7 @@ def consider(
 
     watch.enter("decide")
     prefix_key = _prefix_key(raw, located.places[-1], upstream)
-    request, decision = _decided(
-        router, conversation, located, options, prefix_key, streamed=body.get("stream") is True
-    )
+    request, decision = _decided(router, conversation, located, options, prefix_key, once=_once_because(body))
     located = replace(located, documents=request.documents)  # named now, where the request named none
     tokens_before = sum(
         (decision.features.document_tokens, decision.features.question_tokens, decision.features.instruction_tokens)
@@ -278,7 +276,7 @@ def _decided(
     options: Mapping[str, Any],
     prefix_key: str,
     *,
-    streamed: bool,
+    once: str,
 ) -> tuple[Request, Decision]:
     asked: Options = {
         "model": conversation.model,
@@ -297,8 +295,8 @@ def _decided(
         asked["min_quality"] = options["min_quality"]
     request, decision = router.prepare(located.question, located.documents, **asked)
     wish = options.get("strategy")
-    if wish in (None, AUTO) and streamed and decision.estimate.calls > 1:
-        return _at_once(router, located, asked, request, decision)
+    if wish in (None, AUTO) and once and decision.estimate.calls > 1:
+        return _of_one_call(router, located, asked, request, decision, once)
     if wish in (None, AUTO, decision.strategy):
         return request, decision
     estimate = next((estimate for estimate in decision.estimates if estimate.strategy == wish), None)
@@ -311,10 +309,23 @@ def _decided(
     return request, replace(decision, strategy=estimate.strategy, reasons=reasons)
 
 
-def _at_once(
-    router: BaseRouter, located: Located, asked: Options, request: Request, decision: Decision
+def _once_because(body: Mapping[str, Any]) -> str:
+    """Why the upstream should be asked the caller's own question once, and at once; empty where it need not."""
+    if body.get("stream") is True:
+        return "the answer is streamed"  # who streams reads along
+    if body.get("background") is True:
+        return "the answer is fetched later (background)"
+    tools = body.get("tools")
+    kinds = [tool.get("type") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    if body.get("mcp_servers") or any(kind not in (None, "function", "custom") for kind in kinds):
+        return "the server runs tools of its own for every call"  # a search is paid for, others have effects
+    return ""
+
+
+def _of_one_call(
+    router: BaseRouter, located: Located, asked: Options, request: Request, decision: Decision, because: str
 ) -> tuple[Request, Decision]:
-    """The decision among what begins to answer at once: who streams reads along. As it was where there is nothing."""
+    """The decision among what asks once. As it was where there is nothing."""
     quick = [e.strategy for e in decision.estimates if e.feasible and e.calls == 1]
     if not quick:
         return request, decision
@@ -324,7 +335,7 @@ def _at_once(
         request, again = router.prepare(located.question, located.documents, **asked)
     except RouterError:  # the policy knows no other strategy
         return request, decision
-    reason = f"the answer is streamed, and {decision.strategy} would begin it after other calls only"
+    reason = f"{because}, and {decision.strategy} asks several times"
     return request, replace(again, reasons=(*again.reasons[:1], reason, *again.reasons[1:]))
 
 

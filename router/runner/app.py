@@ -82,11 +82,11 @@ class _App:
         asked = read_body(ChatAsked, await _json(request))
         self._check_name(asked.model)
         tokenizer = self._model.tokenizer
-        options = asked.chat_template_kwargs or {}
-        ids = await asyncio.to_thread(tokenizer.chat_ids, asked.shown(), **options)
+        options = asked.chat_template_kwargs
+        ids = await asyncio.to_thread(tokenizer.chat_ids, asked.shown(), options)
         draft = None
         if asked.speculative is not None:
-            draft_ids = await asyncio.to_thread(tokenizer.chat_ids, asked.shown_to_drafter(), **options)
+            draft_ids = await asyncio.to_thread(tokenizer.chat_ids, asked.shown_to_drafter(), options)
             draft = Draft(draft_ids, asked.speculative.speculation(self._model.speculation))
         shape = ChatShape(_new_id("chatcmpl"), int(time.time()), self._model.name, self._spelled)
         limit = asked.limit or USUAL_ANSWER_TOKENS

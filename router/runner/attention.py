@@ -4,6 +4,9 @@ All but these last tokens are read as `model.py` reads anything, by fused kernel
 last ones go through transformers' plain ("eager") attention, which returns it: rows x keys for each head, never
 keys x keys. Forward hooks on the attention modules take that layer by layer, and only what a reduction leaves is kept.
 What the numbers are good for is left to those who ask for them.
+
+Layers that see no more than a sliding window are passed over where others see everything: what stands before the window
+would count for nothing with them, and what stands in it for too much.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, ContextTooLong
+from .kv_cache import KVLayer
+from .memory import available_bytes, gibibytes
 from .model import LanguageModel
 from .tokenizer import Tokenizer
 
@@ -51,6 +56,8 @@ class AttentionReader:
         self._tokenizer = tokenizer
         self._chunk_tokens = chunk_tokens
         self._lock = threading.Lock()
+        layers = enumerate(model.new_cache().layers)
+        self._far_sighted = {n for n, layer in layers if isinstance(layer, KVLayer) and layer.window is None}
         self._before = (*tokenizer.text_ids(""), *tokenizer.pieces(introduction)[0])
         self.n_layers = int(model.transformer.config.get_text_config(decoder=True).num_hidden_layers)
         self.max_tokens = min(model.max_positions or _MOST_TOKENS, _MOST_TOKENS) - len(self._before)
@@ -70,18 +77,23 @@ class AttentionReader:
         ids, offsets = self._tokenizer.pieces(text)
         return ids, np.maximum.accumulate(np.array(offsets, np.int64).reshape(-1, 2), axis=0)
 
-    def last_layer(self, ids: Sequence[int], n_rows: int) -> Floats:
-        """How much each of the last n_rows tokens looks at each token, summed over the heads of the last layer.
+    def looks(self, ids: Sequence[int], n_rows: int, depth: float = 1.0) -> Floats:
+        """How much each of the last n_rows tokens looks at each token, summed over the heads of one layer.
 
-        Returns shape (n_rows, len(ids)); 0 for what stands behind a row, or outside a sliding window.
+        depth: which layer, as a share of all: the last within it, so 1 is the model's last; where no layer within it
+        counts, the first that does.
+        Returns shape (n_rows, len(ids)); 0 for what stands behind a row, or outside a window that all layers have.
         """
         rows = torch.zeros(n_rows, len(self._before) + len(ids), device=self._model.device)
+        deepest = round(depth * self.n_layers) - 1
+        taken: set[int] = set()
 
         def take(layer: int, row: int, key: int, weights: Tensor) -> None:
-            # Whichever layer comes last stays: in hybrid models it need not be the model's last.
-            rows[row : row + weights.shape[1], key : key + weights.shape[2]] = weights.sum(0)
+            if layer <= deepest or row not in taken:
+                taken.add(row)
+                rows[row : row + weights.shape[1], key : key + weights.shape[2]] = weights.sum(0)
 
-        self._read(ids, n_rows, take, first_layer=0)
+        self._read(ids, n_rows, take)
         return self._of_text(rows)
 
     def strongest(self, ids: Sequence[int], row_weights: Sequence[float], first_layer: int = 0) -> Floats:
@@ -98,14 +110,14 @@ class AttentionReader:
             here = most[key : key + len(found)]
             torch.maximum(here, found, out=here)
 
-        self._read(ids, len(counts), take, first_layer=first_layer)
+        self._read(ids, len(counts), take, first_layer)
         return self._of_text(most)
 
     def _of_text(self, found: Tensor) -> Floats:
         own: Floats = found[..., len(self._before) :].cpu().numpy().astype(np.float64)
         return own
 
-    def _read(self, ids: Sequence[int], n_rows: int, take: Take, *, first_layer: int) -> None:
+    def _read(self, ids: Sequence[int], n_rows: int, take: Take, first_layer: int = 0) -> None:
         """Read a text and show `take` the attention of its last n_rows tokens, layer by layer, `_ROWS` at a time."""
         if not 0 < n_rows <= len(ids):
             raise ValueError(f"n_rows is {n_rows}; a text of {len(ids)} tokens has 1 to {len(ids)} rows.")
@@ -117,13 +129,14 @@ class AttentionReader:
         model, tokens = self._model, [*self._before, *ids]
         quiet, layers_seen = len(tokens) - n_rows, 0
         with self._lock:
+            self._check_memory(len(tokens), n_rows)
             cache = model.new_cache(len(tokens))
             for start in range(0, quiet, self._chunk_tokens):
                 model.forward(model.tokens(tokens[start : min(start + self._chunk_tokens, quiet)]), cache)
 
             def see(layer: int, weights: Tensor) -> None:
                 nonlocal layers_seen
-                if layer >= first_layer:
+                if layer >= first_layer and (layer in self._far_sighted or not self._far_sighted):
                     layers_seen += 1
                     before = cache.n_tokens  # the model counts its new tokens when it is through
                     take(layer, before - quiet, before + weights.shape[2] - weights.shape[3], weights[0].float())
@@ -135,6 +148,18 @@ class AttentionReader:
             raise ConfigError(
                 f"{type(model.transformer).__name__} shows no attention from layer {first_layer} on. "
                 "Use a model with plain attention layers."
+            )
+
+    def _check_memory(self, n_tokens: int, n_rows: int) -> None:
+        model = self._model
+        heads = int(model.transformer.config.get_text_config(decoder=True).num_attention_heads)
+        shown = 2 * 4 * heads * min(n_rows, _ROWS) * n_tokens  # the attention of one layer, and a float32 copy
+        needed = model.cache_bytes(n_tokens, self._chunk_tokens) + shown
+        needed += model.work_bytes(min(self._chunk_tokens, n_tokens), n_tokens)
+        if needed > (free := available_bytes(model.device)):
+            raise ContextTooLong(
+                f"Reading {n_tokens} tokens takes {gibibytes(needed)} of memory on {model.device}; "
+                f"{gibibytes(free)} are available. Use a smaller model or a device with more memory."
             )
 
 

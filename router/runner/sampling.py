@@ -29,7 +29,7 @@ class Sampler:
         self._seen: Tensor | None = None
         if options.logit_bias:
             bias = torch.zeros(vocab_size)
-            bias[list(options.logit_bias)] = torch.tensor(list(options.logit_bias.values()))
+            bias[list(options.logit_bias)] = torch.tensor(list(options.logit_bias.values()), dtype=torch.float32)
             self._bias = bias.to(device)
         if options.repetition_penalty != 1:
             seen = torch.zeros(vocab_size, dtype=torch.bool)

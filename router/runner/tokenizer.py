@@ -7,6 +7,7 @@ What a template writes around the messages is markup; what stands in the message
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ class Tokenizer:
         self._text, self._decoder = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
         self._encoding = threading.Lock()
         specials = sorted(filter(None, tokenizer.all_special_tokens), key=len, reverse=True)
+        self._not_the_templates = {*inspect.signature(tokenizer.apply_chat_template).parameters, "messages"}
         self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
 
     @classmethod
@@ -47,10 +49,13 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return bool(self._markup.chat_template)
 
-    def chat_ids(self, messages: Sequence[Mapping[str, str]], **template_options: Any) -> tuple[int, ...]:
+    def chat_ids(
+        self, messages: Sequence[Mapping[str, str]], template_options: Mapping[str, Any] | None = None
+    ) -> tuple[int, ...]:
         """A conversation as the model was taught to read it, up to where its answer begins.
 
-        messages: `role` and `content` each. template_options: what this template understands besides.
+        messages: `role` and `content` each. template_options: what this template understands besides; they cannot
+        replace the template itself, nor change what is asked of it here.
         Raises ConfigError where there is no template, or where it refuses.
         """
         if not self.has_chat_template:
@@ -58,6 +63,9 @@ class Tokenizer:
                 "This model has no chat template, so there is no right way to show it a conversation. Use plain "
                 "completions (/v1/completions), or an instruction-tuned model."
             )
+        options = dict(template_options or {})
+        if taken := sorted(options.keys() & self._not_the_templates):
+            raise ConfigError(f"{taken[0]!r} is no option of a chat template; leave it out.")
         aside: list[str] = []
 
         def put_aside(found: re.Match[str]) -> str:
@@ -69,7 +77,7 @@ class Tokenizer:
         shown = [{**m, "content": spelled_out.sub(put_aside, m["content"])} for m in messages]
         try:
             rendered: str = self._markup.apply_chat_template(
-                shown, tokenize=False, add_generation_prompt=True, **template_options
+                shown, tokenize=False, add_generation_prompt=True, **options
             )
         except Exception as error:  # templates are programs, and raise what they like
             raise ConfigError(f"The model's chat template refuses these messages: {error}") from error

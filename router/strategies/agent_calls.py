@@ -67,6 +67,7 @@ class Agents:
         """What a worker may read and write. The answer's room is kept free as well, as `decide` requires it."""
         most = min(self.window_tokens, profile.context_window)
         output = self.worker_output_tokens or min(_MOST_OUTPUT, max(1, most // _SHARES))
+        output = min(output, profile.max_output_tokens or output)
         spare = max(0, max_output_tokens - output)
         return Window(min(most, profile.context_window - spare), output, self.notes_tokens or max(1, most // _SHARES))
 

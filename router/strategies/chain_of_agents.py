@@ -93,7 +93,8 @@ class ChainOfAgents:
         judged = paths == 1 or judges(agents, features)
         answers = 1 if judged else paths
         asked = features.question_tokens + features.instruction_tokens + (frame.judge if judged else frame.manager)
-        answering = answers * asked + paths * grown(workers)
+        fits = max(asked, int((profile.context_window - features.max_output_tokens) / (1 + features.token_error)))
+        answering = answers * min(fits, asked + paths * grown(workers) // answers)  # longer notes are made to fit
         largest = math.ceil(text / max(1, workers)) + around + frame.document + max(notes)
         if spare < MIN_PORTION_TOKENS:  # the plan would be refused, so no window may seem to hold it
             largest = max(largest, profile.context_window)
@@ -126,7 +127,10 @@ class ChainOfAgents:
             Reader(writer, spending, path, f"path {path + 1}, " if len(orders) > 1 else "", self._temperature)
             for path in range(len(orders))
         ]
-        ends = yield from side_by_side([reader.read(order) for reader, order in zip(readers, orders, strict=True)])
+        ends = yield from side_by_side(
+            [reader.read(order) for reader, order in zip(readers, orders, strict=True)],
+            all_or_none=agents.on_failure == "abort",
+        )
         reads = [end for end in ends if isinstance(end, Read)]
         failures = [end for end in ends if isinstance(end, RouterError)]
         if failures and (agents.on_failure == "abort" or not reads):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 from ..core import Document, Passage
@@ -81,7 +83,7 @@ class _Shown:
 
     def find(self, line: str) -> Copied:
         number, wordings = _read(line)
-        if found := self._first(number, wordings):
+        if found := self._first(number, wordings) or self._whole_line(number, wordings[0]):
             exact = found.alignment == 1.0
             return Copied(tuple(self._passages(found)), verbatim=int(exact), repaired=int(not exact))
         # Several sentences on a line, from places apart.
@@ -107,6 +109,25 @@ class _Shown:
         start = self._starts[number - 1]
         return Found(start + found.start, start + found.end, found.alignment) if found else None
 
+    def _whole_line(self, number: int | None, wording: str) -> Found | None:
+        """Rows of a table and lines of code may have too few words to be looked up, but be the only line like this."""
+        places = self._lines.get(_bare(wording), [])
+        if number:
+            places = [place for place in places if bisect_right(self._starts, place[0]) == number] or places
+        return Found(*places[0], 1.0) if len(places) == 1 else None
+
+    @cached_property
+    def _lines(self) -> dict[str, list[tuple[int, int]]]:
+        """Where each line of the text stands, without what may be written around it."""
+        lines: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        start = 0
+        for line in self._all.text.splitlines(keepends=True):
+            if words := line.strip():
+                begin = start + line.index(words)
+                lines[_bare(words)].append((begin, begin + len(words)))
+            start += len(line)
+        return dict(lines)
+
     def _passages(self, found: Found) -> Iterator[Passage]:
         """Of each passage the part that was found."""
         for place in range(bisect_right(self._starts, found.start) - 1, len(self._shown)):
@@ -117,6 +138,10 @@ class _Shown:
             text = passage.text[start:end]
             if text.strip():
                 yield Passage(passage.document_id, passage.start + start, passage.start + end, text, found.alignment)
+
+
+def _bare(line: str) -> str:
+    return " ".join(_BULLET.sub("", line.strip()).split())
 
 
 def _read(line: str) -> tuple[int | None, tuple[str, ...]]:

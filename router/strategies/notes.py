@@ -118,7 +118,8 @@ class _Merging:
         elif line.form == "correct":
             self._correct(line)
         else:
-            self._merge(self._item(line))
+            for item in self._items(line):
+                self._merge(item)
 
     def _correct(self, line: Line) -> None:
         """A new item in place of those that it corrects.
@@ -128,7 +129,7 @@ class _Merging:
         olds = [old for target in line.targets if (old := self._standing(target))]
         if not line.quote and not line.remark:
             return
-        new = self._item(line)
+        new, *beyond = self._items(line)
         if new.place is None and olds and olds[0].place and (not new.quote or find(new.quote, olds[0].quote)):
             new = replace(olds[0], remark=new.remark or olds[0].remark)  # another remark on the same words
         if olds:
@@ -142,24 +143,30 @@ class _Merging:
         number = self._merge(new)
         for old in replaced:
             self.items[old.number - 1] = replace(old, replaced_by=number)
+        for item in beyond:
+            self._merge(item)
 
     def _standing(self, number: int) -> Item | None:
         item = self.items[number - 1] if 1 <= number <= len(self.items) else None
         return item if item and item.stands else None
 
-    def _item(self, line: Line) -> Item:
+    def _items(self, line: Line) -> list[Item]:
+        """What a line says; of a quotation that goes on in the next document an item for each, the longest first."""
         quote, remark = cleaned(line.quote), cleaned(line.remark)
         counted = line.form == "count"
         found = self._locate(line.quote, line.label) if counted else self._locate(line.quote)
         if found is None:
             if not line.marked:
                 quote, remark = "", " | ".join(filter(None, (quote, remark)))
-            return Item(0, self._part, len(self._shown), quote, remark, None, counted, line.label)
-        place, at = found
-        return Item(0, self._part, at, place.text, remark, place, counted, line.label)
+            return [Item(0, self._part, len(self._shown), quote, remark, None, counted, line.label)]
+        places = self._passages(*found)
+        return [
+            Item(0, self._part, found[0], place.text, remark, place, counted, line.label)
+            for place in (places[:1] if counted else places)
+        ]
 
-    def _locate(self, quote: str, label: str | None = None) -> tuple[Passage, int] | None:
-        """Where a quotation stands in the portion, and at which offset of it.
+    def _locate(self, quote: str, label: str | None = None) -> tuple[int, int] | None:
+        """Where a quotation stands in the portion.
 
         label: of an occurrence that is counted; the same words again are then the next occurrence.
         """
@@ -176,19 +183,18 @@ class _Merging:
             if place is not None:
                 if label is not None:
                     self._after[key] = place[1]
-                return self._passage(*place), place[0]
+                return place
         return None
 
-    def _passage(self, start: int, end: int) -> Passage:
-        """A stretch of the portion as one of its document; of several documents, that of which it has most."""
-        overlaps = [
-            (min(end, first + len(passage.text)) - max(start, first), -number)
-            for number, (passage, first) in enumerate(zip(self._portion, self._starts, strict=False))
-        ]
-        number = -max(overlaps)[1]
-        passage, first = self._portion[number], self._starts[number]
-        start, end = max(start - first, 0), min(end - first, len(passage.text))
-        return Passage(passage.document_id, passage.start + start, passage.start + end, passage.text[start:end])
+    def _passages(self, start: int, end: int) -> list[Passage]:
+        """A stretch of the portion as stretches of its documents, the longest first."""
+        found = []
+        for passage, first in zip(self._portion, self._starts, strict=False):
+            low, high = max(start - first, 0), min(end - first, len(passage.text))
+            if low < high and passage.text[low:high].strip():
+                text = passage.text[low:high]
+                found.append(Passage(passage.document_id, passage.start + low, passage.start + high, text))
+        return sorted(found, key=lambda passage: passage.start - passage.end)
 
     def _merge(self, item: Item) -> int:
         """Add an item, or add what it says to the one that says the same. Returns the number of either."""
@@ -209,7 +215,9 @@ class _Merging:
         return item.number
 
     def _know(self, item: Item) -> None:
-        self._by_words.setdefault(_key(item), item.number)
+        before = self._by_words.get(_key(item))
+        if before is None or not self.items[before - 1].stands:
+            self._by_words[_key(item)] = item.number
         if item.place:
             self._by_document[item.place.document_id].append(item.number)
 

@@ -20,7 +20,7 @@ from .spending import Spending
 from .view import ranges, view, without_oldest
 
 _HOPELESS = (401, 402, 403, 404)  # what is wrong with the key or the model is wrong for every portion
-_CUT_OFF = ("length", "max_tokens")  # as servers call it
+CUT_OFF = ("length", "max_tokens")  # as servers call it
 
 
 @dataclass(slots=True)
@@ -132,9 +132,13 @@ class Reader:
 
     def _take(self, reply: Reply, number: int, done: Read, name: str) -> Path[bool]:
         """Add what a worker says; whether it says that the question can be answered."""
+        if reply.finish_reason in CUT_OFF:
+            said = "summary" if self.writer.agents.notes == "free_text" else "report"
+            done.remarks.append(f"the {said} of {name} was cut off at its limit, agents.worker_output_tokens")
         if self.writer.agents.notes == "free_text":
             done.pointed_out += [_passage(citation) for citation in reply.citations]
-            done.summary = yield from self._in_room(reply.text, done, name)
+            if reply.answered:  # else the backend itself says that it found nothing, which is no summary
+                done.summary = yield from self._in_room(reply.text, done, name)
             done.states.append(done.summary)
             return False
         complete = False
@@ -142,8 +146,6 @@ class Reader:
             done.notes = done.notes.with_passages(map(_passage, reply.citations), number + 1)
         elif reply.answered:
             report = parse(reply.text)
-            if reply.finish_reason in _CUT_OFF:
-                done.remarks.append(f"the report of {name} was cut off at its limit, agents.worker_output_tokens")
             done.notes = done.notes.after(report.lines, number + 1, self.writer.portions[number])
             complete = self.writer.may_stop and report.complete and bool(done.notes.passages)
         done.states.append(view(done.notes, 1 << 62, len).text)

@@ -44,6 +44,7 @@ from .citations import named_passages, verbatim_quotes
 from .copied import Copied, checked, in_order
 from .full import TYPICAL_ANSWER_TOKENS, Full
 from .portions import Portion, Split, portions
+from .reading import CUT_OFF
 from .spending import Price, Spending
 
 COPY_OUTPUT_TOKENS = 1500  # most that one call may copy; the published range is 200 to 1,000
@@ -58,6 +59,9 @@ _ROLE_TOKENS = 4  # of a message, around its content
 class RetrieveThenReason:
     """One call that copies evidence, or one for each portion of a text longer than the window, and one that answers.
 
+    A text within the window is shown whole, so that its prompt cache serves. A longer one has to be cut anyway, so its
+    portions have no more than `portion_tokens`, which models read more closely than a full window.
+
     profile_of, counter_of: what is known about a model, and how its tokens are counted.
     split: where documents may be cut; price: what tokens cost.
     """
@@ -69,16 +73,19 @@ class RetrieveThenReason:
         counter_of: Callable[[ModelProfile], TokenCounter],
         split: Split,
         price: Price,
+        portion_tokens: int = 16_000,
     ) -> None:
         self._profile_of = profile_of
         self._counter_of = counter_of
         self._split = split
         self._price = price
+        self._portion_tokens = portion_tokens
 
     def footprint(self, features: Features, profile: ModelProfile) -> Footprint:
         room = _Room.of(features, profile)
         text = features.document_tokens + room.each * features.n_documents
-        n_portions = 1 if room.whole <= room.tokens else math.ceil(text / max(1, room.tokens - room.fixed - room.each))
+        portion = self._most_in_portion(room)
+        n_portions = 1 if room.whole <= room.tokens else math.ceil(text / max(1, portion - room.fixed - room.each))
         read = n_portions * room.fixed + text + room.each * (n_portions - 1)
         once, each = EVIDENCE_OVERHEAD_TOKENS
         evidence = min(TYPICAL_COPIED_TOKENS, features.document_tokens)
@@ -89,7 +96,7 @@ class RetrieveThenReason:
             completion_tokens=evidence
             + TYPICAL_NOTHING_TOKENS * (n_portions - 1)
             + min(TYPICAL_ANSWER_TOKENS, features.max_output_tokens),
-            largest_prompt_tokens=max(room.whole if n_portions == 1 else room.tokens, answering),
+            largest_prompt_tokens=max(room.whole if n_portions == 1 else portion, answering),
             cached_tokens=min(features.cached_tokens, read) if n_portions == 1 else 0,
             calls=n_portions + 1,
             sequential_calls=2,
@@ -131,21 +138,26 @@ class RetrieveThenReason:
         if asking.room.whole <= asking.room.tokens:
             return (tuple(Passage(d.id, 0, len(d.text), d.text) for d in documents),)
         without_text = asking.copy_tokens(())
-        if asking.room.tokens - without_text < _LEAST_ROOM_TOKENS:
+        portion = self._most_in_portion(asking.room)
+        if portion - without_text < _LEAST_ROOM_TOKENS:
             raise ContextTooLong(
-                f"Question and instructions take {without_text:,} of the {asking.room.tokens:,} tokens that a prompt "
+                f"Question and instructions take {without_text:,} of the {portion:,} tokens that a prompt "
                 f"may have; at least {_LEAST_ROOM_TOKENS} are needed for text. Shorten them, lower max_output_tokens, "
                 "or choose a model with a longer window."
             )
         return portions(
             documents,
-            asking.room.tokens,
+            portion,
             measure=asking.copy_tokens,
             weigh=lambda portion: (
                 asking.counter.count("".join(passage.text for passage in portion)) + asking.room.each * len(portion)
             ),
             split=self._split,
         )
+
+    def _most_in_portion(self, room: _Room) -> int:
+        """Tokens that the prompt of a portion may have; more than usual where question and instructions are long."""
+        return min(room.tokens, max(self._portion_tokens, 2 * room.fixed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +373,7 @@ def _mishaps(outcomes: Sequence[Outcome | None], request: Request) -> list[str]:
     for number, outcome in enumerate(outcomes, start=1):
         if isinstance(outcome, RouterError):
             said.append(f"portion {number} of {of} could not be read: {outcome}")
-        elif isinstance(outcome, Reply) and outcome.finish_reason == "length":
+        elif isinstance(outcome, Reply) and outcome.finish_reason in CUT_OFF:
             said.append(f"the list of what was copied from portion {number} of {of} broke off at its longest")
     if unpaid := sum(outcome is None for outcome in outcomes):
         said.append(f"{unpaid} of {of} portions were not read: max_cost_usd = {request.goal.max_cost_usd} is used up")
@@ -376,7 +388,9 @@ def _corrections(found: Sequence[Copied], left_out: int) -> list[str]:
     if repaired:
         said.append(f"{repaired} of {lines} copied lines differed a little from the text, whose words were used")
     if dropped:
-        said.append(f"{dropped} of {lines} copied lines do not stand in the text and were dropped")
+        said.append(
+            f"{dropped} of {lines} copied lines do not stand in the text, or are too short to tell, and were dropped"
+        )
     if left_out:
         said.append(f"{left_out} passages of evidence were left out for want of room")
     return said

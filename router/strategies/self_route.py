@@ -68,17 +68,26 @@ class SelfRoute:
         reply = yield replace(call, purpose="answer from passages", final=False)
         assert isinstance(reply, Reply)
         first = _finished(plan, reply)
-        if "tool" in reply.finish_reason or "function" in reply.finish_reason:  # `tool_calls`, `tool_use`
+        if _asks_for_a_tool(reply):
             return replace(first, notes=(*first.notes, "Kept the passages' reply: the model asks for a tool."))
         verdict = self._judge.verdict(request, features, first)
         if not verdict.escalate:
             return replace(first, notes=(*first.notes, _sentence(verdict.reason)))
         try:
-            whole = yield from self._full.plan(request, features)
+            second = yield self._full.call(request)
+            assert isinstance(second, Reply)
         except RouterError as error:  # nothing of a second answer was handed on, and the first is better than none
             failed = f"The whole text could not be read, so the passages' answer stands: {error}"
             return replace(first, notes=(*first.notes, _sentence(verdict.reason), failed))
+        if first.text.strip() and not second.text.strip() and not _asks_for_a_tool(second):
+            empty = "The reply to the whole text was empty, so the passages' answer stands."
+            return replace(first, notes=(*first.notes, _sentence(verdict.reason), empty))
+        whole = self._full.answer(request, second)
         return replace(whole, notes=(*whole.notes, _sentence(verdict.reason)))
+
+
+def _asks_for_a_tool(reply: Reply) -> bool:
+    return "tool" in reply.finish_reason or "function" in reply.finish_reason  # `tool_calls`, `tool_use`
 
 
 def _finished(plan: Plan, reply: Reply) -> Answer:

@@ -14,15 +14,19 @@ Path = Generator[Call | tuple[Call, ...], Reply | tuple[Outcome, ...], T]
 """A plan that need not end in an Answer."""
 
 
-def side_by_side(paths: Sequence[Path[T]]) -> Path[tuple[T | RouterError, ...]]:
+def side_by_side(paths: Sequence[Path[T]], *, all_or_none: bool = False) -> Path[tuple[T | RouterError, ...]]:
     """What each path came to, or the error it ended in, in their order.
 
+    all_or_none: the first error is raised at once, and no path goes on.
     A round waits for its slowest call. A single path goes on by itself, so nothing is different for its calls.
     """
     ends: dict[int, T | RouterError] = {}
     try:
         steps = {number: _advance(path, None, ends, number) for number, path in enumerate(paths)}
         while going := {number: step for number, step in steps.items() if step is not None}:
+            failed = next((end for end in ends.values() if isinstance(end, RouterError)), None)
+            if all_or_none and failed is not None:
+                raise failed
             if len(going) == 1:
                 [(number, step)] = going.items()
                 try:

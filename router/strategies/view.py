@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from .notes import Item, Notes
 
 _SHORTEST_CLIP = 40  # characters left of a quotation, where room is short
+_WITHDRAWS = re.compile(r"^(dropped:|replaced by\b)", re.IGNORECASE)  # what only we may say of an item
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def _row(item: Item, *, names: bool) -> _Row:
         item.stands,
         head,
         _one_line(item.quote),
-        _remark(item.remark),
+        _WITHDRAWS.sub(r"noted: \1", _remark(item.remark)),
         "" if item.place else " | not found word for word",
     )
 
@@ -156,7 +157,10 @@ def _rendered(rows: Sequence[_Row], totals: _Totals, style: _Style) -> View:
 
 @dataclass(frozen=True, slots=True)
 class _Totals:
-    """How often each thing was counted, a line each. counts: of each line. shortened: some have no line of their own."""
+    """How often each thing was counted, a line each.
+
+    counts: of each line. shortened: some things have no line of their own.
+    """
 
     lines: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
@@ -172,7 +176,7 @@ def _totals(items: Sequence[Item]) -> _Totals:
     for label, total in totals.items():
         unsure = total - found[label]
         besides = f", and {unsure} not found word for word in the text" if unsure else ""
-        lines.append(f"COUNT {label or 'occurrences'}: {found[label]}{besides}")
+        lines.append(f"COUNT {_remark(label) or 'occurrences'}: {found[label]}{besides}")
     return _Totals(tuple(lines), tuple(totals.values()))
 
 

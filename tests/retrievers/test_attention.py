@@ -44,12 +44,12 @@ class EqualWords:
         ids = [self.known.setdefault(match.group(), len(self.known)) for match in found]
         return ids, np.array([match.span() for match in found], np.int64).reshape(-1, 2)
 
-    def last_layer(self, ids: Sequence[int], n_rows: int) -> Floats:
+    def looks(self, ids: Sequence[int], n_rows: int, depth: float = 1.0) -> Floats:
         self.read.append(list(ids))
         row = np.array(ids)
-        looks = np.where(row[-n_rows:, None] == row, 1.0, 0.001)
-        looks *= np.tri(n_rows, len(ids), len(ids) - n_rows)  # causal
-        normed: Floats = looks / looks.sum(axis=1, keepdims=True)
+        found = np.where(row[-n_rows:, None] == row, 1.0, 0.001)
+        found *= np.tri(n_rows, len(ids), len(ids) - n_rows)  # causal
+        normed: Floats = found / found.sum(axis=1, keepdims=True)
         return normed
 
     def words(self, ids: Sequence[int]) -> list[str]:

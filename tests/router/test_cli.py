@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from rich.console import Console
 
 from longroute.compressors.color import Color
 from longroute.router.backends.scripted import Scripted
@@ -55,6 +56,19 @@ def called_json(capsys: pytest.CaptureFixture[str], command: str, *arguments: st
     jsonschema.validate(parsed, OUTPUTS[command].model_json_schema(mode="serialization"))
     assert parsed["version"] == 1
     return parsed
+
+
+def test_an_answer_does_not_steer_the_terminal_and_reaches_a_pipe_as_it_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from longroute.router import cli
+
+    path = tmp_path / "hostile.txt"
+    path.write_text("The warden of the house is \x1b]0;owned\x07Ada.")
+    assert "\x1b]0;owned" in call(capsys, "ask", "Who is the warden of the house?", str(path))[1]
+    monkeypatch.setattr(cli, "out", Console(force_terminal=True, highlight=False, soft_wrap=True))
+    printed = call(capsys, "ask", "Who is the warden of the house?", str(path))[1]
+    assert "Ada" in printed and "\x1b]" not in printed
 
 
 def test_ask_prints_answer_citation_and_one_line_of_decision(capsys: pytest.CaptureFixture[str], lease: Path) -> None:
@@ -117,6 +131,17 @@ def test_doctor_reports_packages_and_cache(capsys: pytest.CaptureFixture[str]) -
     code, printed, _ = call(capsys, "doctor")
     assert code == 0
     assert "extractive" in printed
+
+
+def test_doctor_looks_for_a_local_model_in_its_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGROUTE_MODEL", f"local:{tmp_path}")
+    [check] = [check for check in called_json(capsys, "doctor")["checks"] if check["name"].startswith("model local:")]
+    assert check["ok"] is False
+    (tmp_path / "config.json").write_text("{}")
+    [check] = [check for check in called_json(capsys, "doctor")["checks"] if check["name"].startswith("model local:")]
+    assert check["ok"] is True
 
 
 def test_standard_input_is_a_document(lease: Path) -> None:

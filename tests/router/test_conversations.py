@@ -127,6 +127,7 @@ def test_lines_without_a_speaker_belong_to_the_turn_above() -> None:
         "No colon anywhere.\n" * 20,
         "Name: Ada\nCity: Turin\nRent: 900\n\n" * 10,
         "INFO: started\nWARNING: slow\n" * 10,
+        "Pros: it is fast and cheap\nCons: it breaks\n" * 10,
         "From: ada@x.org\nTo: ben@x.org\nSubject: flat\n\nDear Ben\n" * 10,
         "\n".join(f"{speaker}: {text}" for speaker, text in TALK[:5]),
         "It was late. He said: no.\nNobody answered: it was dark.\n" * 20,
@@ -179,6 +180,8 @@ def test_lines_of_json_are_messages_or_whole_chats() -> None:
         [{"role": "user", "content": "a"}, {"city": "Turin"}],
         {"messages": "none"},
         {"messages": [{"role": "user", "content": "a"}]},
+        [{"from": "Ada", "subject": "flat", "body": "a"}, {"from": "Ben", "subject": "re: flat", "body": "b"}],
+        [{"from": "Turin", "to": "Rome", "text": "train"}, {"from": "Rome", "to": "Bari", "text": "bus"}],
     ],
 )
 def test_other_json_stays_text(data: object) -> None:

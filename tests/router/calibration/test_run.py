@@ -83,6 +83,21 @@ def test_running_again_does_nothing_twice(out: Path) -> None:
     assert (backend.calls, out.read_bytes(), summary.done) == ([], before, 10)
 
 
+def test_a_limit_holds_where_every_reply_asks_for_the_whole_text(out: Path) -> None:
+    text = " ".join(f"House {number} on the northern road is let to nobody." for number in range(3000))
+    cases = dataset([Case("far", "Who lives in house 7?", (Document(text),), ("Ada",), "lookup", "contains", "")])
+
+    def refuse(call: Call) -> Reply:
+        shown = sum(len(message.content) for message in call.messages) // 4
+        return Reply("The documents do not contain the answer.", Usage(shown, 0, 10), model=call.model)
+
+    options = replace(OPTIONS, strategies=("self_route",))
+    unlimited = go(out, refuse, options, cases).tokens
+    assert unlimited > len(text) / 4, "both calls were made"
+    limited = go(out.with_name("limited.jsonl"), refuse, replace(options, max_tokens=unlimited - 1), cases)
+    assert limited.tokens == 0 and limited.stopped
+
+
 @pytest.mark.parametrize("lost_bytes", [1, 2, 40, 10**6])
 def test_a_torn_file_is_mended_and_completed(out: Path, lost_bytes: int) -> None:
     go(out)

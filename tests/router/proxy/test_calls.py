@@ -131,8 +131,9 @@ def test_a_model_that_must_ask_for_a_tool_has_answered_though_its_reason_is_stop
         message = {"role": "assistant", "content": content, "tool_calls": tool}
         body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
         assert reply_of("chat", body).finish_reason == "tool_calls"
-    events = [{"choices": [{"delta": {"tool_calls": tool}}]}, {"choices": [{"delta": {}, "finish_reason": "stop"}]}]
-    assert reply_of("chat", sse(events), b"text/event-stream").finish_reason == "tool_calls"
+    deltas: list[dict[str, Any]] = [{"delta": {"tool_calls": tool}}, {"delta": {}, "finish_reason": "stop"}]
+    streamed = sse([{"choices": [choice]} for choice in deltas])
+    assert reply_of("chat", streamed, b"text/event-stream").finish_reason == "tool_calls"
 
 
 def test_a_text_in_parts_is_put_together_without_what_the_model_thought() -> None:
@@ -140,8 +141,9 @@ def test_a_text_in_parts_is_put_together_without_what_the_model_thought() -> Non
     parts = [thought, {"type": "text", "text": "Mara "}, {"type": "text", "text": "Okafor."}]
     body = json.dumps({"choices": [{"message": {"content": parts}}]}).encode()
     assert reply_of("chat", body).text == "Mara Okafor."
-    events = [{"choices": [{"delta": {"content": parts[:2]}}]}, {"choices": [{"delta": {"content": "Okafor."}}]}]
-    assert reply_of("chat", sse(events), b"text/event-stream").text == "Mara Okafor."
+    contents: list[Any] = [parts[:2], "Okafor."]
+    streamed = sse([{"choices": [{"delta": {"content": content}}]} for content in contents])
+    assert reply_of("chat", streamed, b"text/event-stream").text == "Mara Okafor."
     with pytest.raises(BadReply):
         reply_of("chat", json.dumps({"choices": [{"message": {"content": [thought, 7]}}]}).encode())
 

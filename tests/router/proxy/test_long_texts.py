@@ -12,10 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
+from longroute.router.assemble import Router
 from longroute.router.core import Answer, Call, Features, Footprint, Message, ModelProfile, Plan, Reply, Request
 from longroute.router.errors import RouterError
-from longroute.router.proxy import routing
+from longroute.router.proxy import long_texts, routing
 from longroute.router.router import BaseRouter
+from longroute.router.settings import load_settings
 from longroute.tests.router.proxy.fakes import (
     COMPLETION,
     FACT,
@@ -516,3 +518,8 @@ def test_where_a_call_on_the_way_fails_the_original_goes_out(several: Proxy) -> 
     answer = several.ask(chat(), headers={"x-longroute-strategy": "notes"})
     assert (answer.status_code, answer.json(), several.sent.body) == (200, COMPLETION, chat())
     assert answer.headers["x-longroute-fail-open"] == "plan"
+
+
+def test_warming_up_passes_over_what_only_other_models_can_be_asked() -> None:
+    """`speculative` needs a local runner; every start of the proxy would report a failure."""
+    long_texts._rehearse(Router(load_settings(embedding_model="none", cache=False)))

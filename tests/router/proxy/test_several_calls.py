@@ -149,6 +149,39 @@ def test_a_stream_is_not_kept_waiting_unless_it_asks_for_it(
     assert only.ask(chat(stream=True)).headers["x-longroute-strategy"] == "self_route"
 
 
+def test_an_answer_that_is_fetched_later_is_asked_for_once(make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(settings={"allowed": ("rag", "self_route")}, stored_responses=True)
+    queued = json.dumps({"id": "r", "object": "response", "status": "queued", "output": []}).encode()
+    proxy.upstream.answer = lambda sent: Told(body=queued)
+    body = json.dumps({"model": "gpt-4o", "background": True, "input": f"{long_text()}\n\n{QUESTION}"}).encode()
+    answer = proxy.ask(body, path="/v1/responses", headers={"x-longroute-prefer": "cheap"})
+    assert answer.content == queued and len(proxy.upstream.sent) == 1
+    assert answer.headers["x-longroute-strategy"] == "rag"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "strategy"),
+    [
+        ("chat/completions", {"tools": [{"type": "function", "function": {"name": "f"}}]}, "self_route"),
+        ("messages", {"tools": [{"name": "f", "input_schema": {}}], "max_tokens": 50}, "self_route"),
+        ("messages", {"tools": [{"type": "web_search_20250305", "name": "web_search"}], "max_tokens": 50}, "rag"),
+        ("messages", {"mcp_servers": [{"type": "url", "url": "https://x.test"}], "max_tokens": 50}, "rag"),
+        ("responses", {"tools": [{"type": "mcp", "server_url": "https://x.test"}], "store": False}, "rag"),
+    ],
+)
+def test_tools_that_the_server_runs_are_not_run_twice(
+    path: str, fields: dict[str, Any], strategy: str, make_proxy: MakeProxy
+) -> None:
+    proxy = make_proxy(settings={"allowed": ("rag", "self_route")})
+    content = f"{long_text()}\n\n{QUESTION}"
+    asked = {"input": content} if path == "responses" else {"messages": [{"role": "user", "content": content}]}
+    body = json.dumps({"model": "gpt-4o", **asked, **fields}).encode()
+    told = {"content": [{"type": "text", "text": f"{FACT} [1]"}]}
+    proxy.upstream.answer = lambda sent: Told(body=json.dumps(told).encode()) if path == "messages" else completion()
+    answer = proxy.ask(body, path=f"/v1/{path}", headers={"x-longroute-prefer": "cheap"})
+    assert answer.headers["x-longroute-strategy"] == strategy
+
+
 # ---- models ----------------------------------------------------------------------------------------------------------
 
 
@@ -432,6 +465,16 @@ def test_what_calls_took_is_counted_where_the_last_one_fails_or_says_nothing_rea
     proxy.upstream.answer = lambda sent: Told(body=said("notes") if len(proxy.upstream.sent) != 2 else blank)
     answer = proxy.ask(chat(), headers=by("chain"))
     assert "x-longroute-unread" in answer.headers and proxy.decision(answer)["usage"]["prompt_tokens"] == 3 * 120 + 50
+
+
+def test_tokens_of_an_original_that_is_sent_after_all_are_told(proxy: Proxy) -> None:
+    proxy.upstream.answer = lambda sent: (
+        Told(400, b"{}") if sent.prompt.startswith("NOTES") else Told(body=said("notes", prompt_tokens=1000))
+    )
+    answer = proxy.ask(chat(), headers=by("chain"))
+    assert answer.status_code == 200 and answer.headers["x-longroute-fail-open"] == "refused"
+    told = proxy.decision(answer)
+    assert told["tokens_after"] == told["tokens_before"] + 3000
 
 
 def test_a_tool_that_must_be_asked_for_is_handed_on_at_once(proxy: Proxy) -> None:

@@ -40,13 +40,25 @@ def whole(family: str) -> tuple[Tensor, ...]:
     return tuple(layer[0] for layer in out.attentions)
 
 
+def counted_layers(family: str) -> list[int]:
+    """Those without a window, where there are any."""
+    windowed = {"gemma2": [1], "gemma3_text": [5]}
+    return windowed.get(family, list(range(len(whole(family)))))
+
+
 @pytest.mark.parametrize("n_rows", [1, 33])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_the_last_layer_are_those_of_the_whole_attention(family: str, n_rows: int) -> None:
-    found = reader(family).last_layer(prompt(120), n_rows)
+    found = reader(family).looks(prompt(120), n_rows)
     expected = whole(family)[-1].sum(0)[-n_rows:, len(BEFORE) :]
     assert found.shape == (n_rows, 120)
     assert np.allclose(found, expected.numpy(), atol=1e-4)
+
+
+def test_an_earlier_layer_can_be_asked() -> None:
+    found = reader("gemma3_text").looks(prompt(120), 5), reader("llama").looks(prompt(120), 5, 0.5)
+    assert np.allclose(found[0], whole("gemma3_text")[5].sum(0)[-5:, len(BEFORE) :].numpy(), atol=1e-4)
+    assert np.allclose(found[1], whole("llama")[0].sum(0)[-5:, len(BEFORE) :].numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -54,16 +66,36 @@ def test_rows_of_the_last_layer_are_those_of_the_whole_attention(family: str, n_
 def test_the_strongest_look_is_the_maximum_over_rows_heads_and_layers(family: str, first_layer: int) -> None:
     weights = np.linspace(0, 1, 40)
     found = reader(family).strongest(prompt(120), weights.tolist(), first_layer)
-    layers = torch.stack(whole(family)[first_layer:])[:, :, -40:, len(BEFORE) :].numpy()
+    counted = [whole(family)[n] for n in counted_layers(family) if n >= first_layer]
+    layers = torch.stack(counted)[:, :, -40:, len(BEFORE) :].numpy()
     assert np.allclose(found, (layers * weights[:, None]).max((0, 1, 2)), atol=1e-4)
+
+
+def test_where_the_last_layers_see_a_window_only_the_last_that_sees_everything_is_asked() -> None:
+    transformer = tiny_transformer("gemma3_text", num_hidden_layers=8)  # every sixth sees everything
+    model = LanguageModel(transformer)
+    own = AttentionReader(model, Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION)
+    found = own.looks(prompt(120), 5)
+    assert np.array_equal(own.looks(prompt(120), 5, 0.8), found)  # within 6 of 8, too
+    assert np.array_equal(own.looks(prompt(120), 5, 0.3), found)  # none within that
+    transformer.set_attn_implementation("eager")
+    with torch.inference_mode():
+        out = transformer(torch.tensor([[*BEFORE, *prompt(120)]]), use_cache=False, output_attentions=True)
+    assert np.allclose(found, out.attentions[5][0].sum(0)[-5:, len(BEFORE) :].numpy(), atol=1e-4)
+
+
+def test_a_text_that_the_memory_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "available_bytes", lambda device: 1000)
+    with pytest.raises(ContextTooLong, match=r"Reading 103 tokens takes .* available"):
+        reader("llama").looks(prompt(100), 4)
 
 
 def test_rows_come_out_the_same_in_any_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     for family in ("llama", "mistral"):
         monkeypatch.setattr(attention, "_ROWS", 128)
-        once = reader(family).last_layer(prompt(90), 70), reader(family).strongest(prompt(90), [0.5] * 70)
+        once = reader(family).looks(prompt(90), 70), reader(family).strongest(prompt(90), [0.5] * 70)
         monkeypatch.setattr(attention, "_ROWS", 9)
-        again = reader(family).last_layer(prompt(90), 70), reader(family).strongest(prompt(90), [0.5] * 70)
+        again = reader(family).looks(prompt(90), 70), reader(family).strongest(prompt(90), [0.5] * 70)
         assert np.allclose(once[0], again[0], atol=1e-5)
         assert np.allclose(once[1], again[1], atol=1e-5)
 
@@ -71,7 +103,7 @@ def test_rows_come_out_the_same_in_any_portions(monkeypatch: pytest.MonkeyPatch)
 def test_a_model_with_layers_of_other_kinds_shows_those_that_attend() -> None:
     model = LanguageModel(tiny_transformer("lfm2", layer_types=["full_attention", "conv"]))
     mixed = AttentionReader(model, Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION)
-    rows = mixed.last_layer(prompt(20), 2)
+    rows = mixed.looks(prompt(20), 2)
     assert rows.shape == (2, 20) and rows.min() >= 0 and rows[1].sum() > 0
     with pytest.raises(ConfigError, match="no attention from layer 1 on"):
         mixed.strongest(prompt(20), [1.0], first_layer=1)
@@ -82,7 +114,7 @@ def test_the_model_attends_as_before_afterwards() -> None:
     model = LanguageModel(transformer)
     before = model.forward(model.tokens(prompt(30)), model.new_cache())
     own = AttentionReader(model, Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION)
-    own.last_layer(prompt(30), 3)
+    own.looks(prompt(30), 3)
     assert torch.equal(model.forward(model.tokens(prompt(30)), model.new_cache()), before)
     assert model.batches_rows and not any(module._forward_hooks for module in transformer.modules())
 
@@ -99,9 +131,9 @@ def test_a_text_beyond_the_window_is_refused_with_its_numbers() -> None:
     small = reader("llama")
     assert small.max_tokens == 512 - len(BEFORE)
     with pytest.raises(ContextTooLong, match="600 tokens"):
-        small.last_layer(prompt(600), 4)
+        small.looks(prompt(600), 4)
     with pytest.raises(ValueError, match="1 to 5 rows"):
-        small.last_layer(prompt(5), 6)
+        small.looks(prompt(5), 6)
 
 
 def test_a_folder_is_read_and_a_missing_one_explained(tmp_path: Path) -> None:
@@ -109,7 +141,7 @@ def test_a_folder_is_read_and_a_missing_one_explained(tmp_path: Path) -> None:
     words_tokenizer(WORDS).save_pretrained(tmp_path)
     loaded = AttentionReader.load(tmp_path, device="cpu")
     ids, _ = loaded.encode("w1 w2 w3")
-    assert loaded.last_layer(ids, 1).shape == (1, 3)
+    assert loaded.looks(ids, 1).shape == (1, 3)
     with pytest.raises(ConfigError):
         AttentionReader.load(tmp_path / "none")
 
@@ -117,7 +149,7 @@ def test_a_folder_is_read_and_a_missing_one_explained(tmp_path: Path) -> None:
 def test_the_model_built_by_hand_looks_at_equal_words() -> None:
     own = matcher(["Skerra", "keeper", "Read", "."])
     ids, _ = own.encode("the keeper of Skerra is old . Skerra")
-    looks = own.last_layer(ids, 1)[0]
+    looks = own.looks(ids, 1)[0]
     assert looks[[3, 7]].sum() > 0.99 * looks.sum()
 
 

@@ -98,6 +98,11 @@ def test_bias_and_penalty_act_on_greedy_picks_too() -> None:
     assert [penalised.pick(logits).item() for _ in range(2)] == [0, 1]  # the first pick is penalised from then on
 
 
+def test_whole_numbers_serve_as_biases() -> None:
+    adjusted = sampler(SamplingOptions(logit_bias={1: 5}), 3).adjusted(torch.zeros(3))
+    assert adjusted.tolist() == [0, 5, 0]
+
+
 def test_rows_of_a_batch_are_picked_as_they_would_be_alone() -> None:
     logits = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
     options = [

@@ -47,6 +47,15 @@ def test_a_tokenizer_without_a_template_and_one_that_refuses_say_so(model_folder
         tokenizer.chat_ids(user("Who?"))
 
 
+def test_a_template_gets_its_options_and_nothing_else(model_folder: Path) -> None:
+    tokenizer = Tokenizer.load(model_folder)
+    tokenizer._markup.chat_template = "{{ messages[0]['content'] }} {{ thinking }}"
+    assert tokenizer.decode(tokenizer.chat_ids(user("Who?"), {"thinking": "no"})) == "Who? no"
+    for name in ("chat_template", "tokenize", "messages", "conversation"):
+        with pytest.raises(ConfigError, match=name):
+            tokenizer.chat_ids(user("Who?"), {name: True})
+
+
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=str(tmp_path)):
         Tokenizer.load(tmp_path)

@@ -213,6 +213,11 @@ def test_a_manager_without_room_for_notes_is_an_error() -> None:
         ask(of=request(instructions="be brief " * 900), profile=replace(PROFILE, context_window=2_000))
 
 
+def test_no_more_output_is_asked_for_than_the_worker_s_model_gives() -> None:
+    _, calls = ask(profile=replace(PROFILE, max_output_tokens=150), of=request(max_output_tokens=100))
+    assert {call.max_output_tokens for call in workers(calls)} == {150}
+
+
 def test_other_models_may_work() -> None:
     _, calls = ask(agents=replace(SMALL, worker_model="small"))
     assert {call.model for call in workers(calls)} == {"small"} and calls[-1].model == "m"
@@ -242,6 +247,25 @@ def test_free_text_is_handed_on_exactly_and_the_manager_sees_the_last_only() -> 
         assert sum(f"Summary after worker {i}" in user(call) for i in range(1, 9)) == 1
     assert answered.work[0].notes == tuple(answer(call) for call in reading)
     assert answer(reading[-1]) in calls[-1].context[0]
+
+
+@pytest.mark.parametrize(("agents", "named"), [(SMALL, "report"), (FREE, "summary")])
+def test_what_a_worker_could_not_say_to_its_end_is_told(agents: Agents, named: str) -> None:
+    def answer(call: Call) -> Reply:
+        return Reply(report(call), finish_reason="max_tokens" if call.purpose.startswith("worker 2") else "stop")
+
+    [note] = ask(answer, agents)[0].notes
+    assert note == f"the {named} of worker 2 of 4 was cut off at its limit, agents.worker_output_tokens"
+
+
+def test_a_backend_that_finds_nothing_in_a_part_does_not_undo_the_summary() -> None:
+    def answer(call: Call) -> Reply:
+        found = not call.purpose.startswith("worker 2")
+        return Reply(f"Summary after {call.purpose}." if found else REFUSAL, answered=found)
+
+    answered, calls = ask(answer, FREE)
+    assert "Summary after worker 1" in user(workers(calls)[2])
+    assert answered.work[0].notes[1] == answered.work[0].notes[0]
 
 
 def test_a_summary_over_its_room_is_asked_to_be_shorter_once_then_cut_from_its_beginning() -> None:
@@ -313,6 +337,33 @@ def test_a_vote_takes_what_most_say_and_the_first_path_in_a_tie() -> None:
     assert ask(answer, replace(three, paths=4))[0].text == "Ropes"
 
 
+@pytest.mark.parametrize(
+    ("said", "winner"),
+    [
+        (("Ropes.", "Mules [1].", "The mules [2, 7]"), "Mules [1]."),
+        (("", "Ropes.", ""), "Ropes."),
+        (("5 degrees", "-5 degrees", "−5 degrees."), "-5 degrees"),
+        (("€", "+", "+ "), "+"),
+        (("", " ", ""), ""),
+    ],
+)
+def test_votes_are_for_what_is_said_not_for_the_numbers_of_notes_or_for_nothing(
+    said: tuple[str, ...], winner: str
+) -> None:
+    def answer(call: Call) -> str:
+        return report(call) if "worker" in call.purpose else said[int(call.purpose[5]) - 1]
+
+    answered, _ = ask(answer, replace(SMALL, variant="self_consistency", paths=3))
+    assert answered.text == winner and answered.answered == bool(winner)
+
+
+def test_what_one_path_has_not_read_is_told_to_its_manager_alone() -> None:
+    lost = refuse_from(lambda call: call.purpose == "path 2, worker 2 of 4", BackendRejected("no", status=413))
+    answered, calls = ask(lost, replace(SMALL, variant="self_consistency", paths=2))
+    assert ["Not read" in user(call) for call in calls[-2:]] == [False, True]
+    assert answered.unread == ()
+
+
 def test_a_judge_sees_the_notes_of_every_path_and_long_answers_are_judged() -> None:
     agents = replace(SMALL, variant="bidirectional")
     answered, calls = ask(agents=agents, given=features(summary=1.0))
@@ -369,6 +420,16 @@ def test_it_may_be_told_to_abort() -> None:
             refuse_from(lambda call: "worker 2" in call.purpose, BackendUnavailable("gone")),
             replace(SMALL, on_failure="abort", retries=0),
         )
+
+
+def test_told_to_abort_no_path_reads_on_after_a_failure() -> None:
+    backend = Scripted(
+        refuse_from(lambda call: call.purpose == "path 2, worker 2 of 4", BackendRejected("no", status=400))
+    )
+    agents = replace(SMALL, variant="self_consistency", on_failure="abort")
+    with pytest.raises(BackendRejected):
+        run(strategy(agents).plan(request(), features()), backend)
+    assert len(backend.calls) == 10
 
 
 def test_where_every_worker_fails_the_last_error_is_raised() -> None:

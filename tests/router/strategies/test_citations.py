@@ -16,6 +16,11 @@ def test_ranges_are_expanded_and_unknown_numbers_ignored() -> None:
     assert [c.start for c in named_passages("See [2-4] and [9] and [0].", PASSAGES)] == [10, 20, 30]
 
 
+def test_more_than_a_thousand_passages_have_numbers_too() -> None:
+    many = [Passage("d", number, number + 1, "x") for number in range(1_500)]
+    assert [citation.start for citation in named_passages("As said [1234-1236].", many)] == [1233, 1234, 1235]
+
+
 def test_years_and_footnotes_without_a_passage_do_not_cite() -> None:
     assert named_passages("In [2021] nothing [x].", PASSAGES) == ()
 

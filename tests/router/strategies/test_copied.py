@@ -57,6 +57,17 @@ def test_a_slip_is_repaired_an_invention_dropped_and_both_are_counted() -> None:
     ]
 
 
+def test_a_line_too_short_to_be_looked_up_is_found_where_it_is_the_only_one() -> None:
+    table, code = "| city | n |\n| Turin | 5 |\n| Rome | 7 |", "TIMEOUT = 30\nif x:\n    return x\nelse:\n    return x"
+
+    def found(reply: str) -> list[tuple[str, str]]:
+        return [(passage.document_id, passage.text) for passage in checked(reply, shown(table, code)).passages]
+
+    assert found("| Turin | 5 |\n[2] - TIMEOUT  = 30") == [("d1", "| Turin | 5 |"), ("d2", "TIMEOUT = 30")]
+    assert found("[2] | Rome | 7 |") == [("d1", "| Rome | 7 |")]
+    assert found("| Rome | 5 |\nreturn x\nTurin") == []
+
+
 def test_sentences_from_places_apart_may_stand_on_one_line() -> None:
     assert copies("It is 40 km long. It opens at six.") == ["It is 40 km long.", "It opens at six."]
 

@@ -47,6 +47,24 @@ def test_a_turn_may_be_quoted_with_its_speaker() -> None:
     assert item.place is not None and item.quote == "She did not build the engine."
 
 
+def test_what_was_dropped_and_said_again_is_noted_once() -> None:
+    again = 'EVIDENCE: "Charles Babbage wrote every program" | who'
+    assert len(after(again, "DROP 1: wrong", again, again).items) == 2
+
+
+def test_a_quotation_of_two_documents_loses_neither_part() -> None:
+    texts = ("Do you like the flat?", "Yes, but the rent is too high for me.")
+    turns = [Passage(f"t{n}", 0, len(text), text) for n, text in enumerate(texts)]
+    quote = '"you like the flat? Yes, but the rent is too high" | an opinion'
+    notes = Notes().after(parse(f"EVIDENCE: {quote}").lines, 1, turns)
+    assert [(place.document_id, place.start, place.text) for place in notes.passages] == [
+        ("t0", 3, "you like the flat?"),
+        ("t1", 0, "Yes, but the rent is too high"),
+    ]
+    corrected = Notes().after(parse(f'EVIDENCE: "the flat?" | what\nCORRECT 1: {quote}').lines, 1, turns)
+    assert corrected.items[0].replaced_by == 2 and len(corrected.passages) == 2
+
+
 def test_a_correction_takes_the_place_of_what_it_corrects_and_both_are_kept() -> None:
     notes = after('EVIDENCE: "It computed Bernoulli numbers." | primes', 'CORRECT 1: "A dog barked at noon." | at noon')
     old, new = notes.items

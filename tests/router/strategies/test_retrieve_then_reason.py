@@ -206,8 +206,9 @@ def test_nothing_found_in_a_text_longer_than_the_window_is_said_to_the_model() -
     assert not answer.answered and "without any" in answer.notes[-1]
 
 
-def test_a_list_that_broke_off_is_reported() -> None:
-    answer = ask(Scripted([Reply(KEEPER, finish_reason="length"), "Jonna Eide [1]"]), request_of(TEXT))
+@pytest.mark.parametrize("reason", ["length", "max_tokens"])
+def test_a_list_that_broke_off_is_reported(reason: str) -> None:
+    answer = ask(Scripted([Reply(KEEPER, finish_reason=reason), "Jonna Eide [1]"]), request_of(TEXT))
     assert "broke off" in answer.notes[0]
 
 
@@ -253,6 +254,19 @@ def test_the_money_limit_holds_and_what_it_left_unread_is_said(micro_usd: int) -
     read = sum(len(p.text) for portion in answer.work[0].read for p in portion)
     assert read + sum(len(p.text) for p in answer.unread) == len(TEXT)
     assert bool(answer.unread) == any("max_cost_usd" in note for note in answer.notes)
+
+
+def test_what_calls_did_not_use_of_their_money_pays_for_more_calls() -> None:
+    request = request_of(TEXT * 6, max_cost_usd="0.02")
+    backend = Scripted(lambda call: Reply(copier(KEEPER)(call), Usage(counted(call.messages), 0, 5)))
+    answer = ask(backend, request, NARROW)
+    assert len(backend.calls) == 13 and answer.unread == ()
+    spent = sum(price(NARROW, call.usage) or 0 for call in answer.calls)
+    assert spent <= Decimal("0.02")
+
+
+def test_an_empty_answer_is_none() -> None:
+    assert not ask(Scripted([KEEPER, " "]), request_of(TEXT)).answered
 
 
 def test_the_whole_text_is_not_shown_where_it_costs_too_much() -> None:

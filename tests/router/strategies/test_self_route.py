@@ -109,6 +109,16 @@ def test_where_the_second_call_fails_the_first_answer_stands_and_the_notes_say_s
     assert "The server is gone." in answer.notes[-1]
 
 
+def test_an_empty_second_reply_does_not_undo_the_first() -> None:
+    answer, _ = carried_out(Judge(escalate=True), "Rex [1].", " ")
+    assert answer.text == "Rex [1]." and answer.citations
+    assert "was empty" in answer.notes[-1]
+    *pieces, _ = stream(strategy(Judge(escalate=True)).plan(REQUEST, FEATURES), Scripted(["Rex [1].", ""]))
+    assert pieces == ["Rex [1]."]
+    tool, _ = carried_out(Judge(escalate=True), "Rex [1].", Reply("", finish_reason="tool_calls"))
+    assert tool.text == ""
+
+
 def test_where_the_first_call_fails_so_does_the_strategy() -> None:
     with pytest.raises(BackendUnavailable):
         carried_out(Judge(escalate=True), BackendUnavailable("The server is gone."), "Rex.")
@@ -127,9 +137,9 @@ def test_only_the_answer_that_is_handed_on_is_streamed() -> None:
     *pieces, answer = stream(strategy(Judge(escalate=True)).plan(REQUEST, FEATURES), Scripted([REFUSAL, "Rex it is."]))
     assert "".join(map(str, pieces)) == "Rex it is."
     assert isinstance(answer, Answer)
-    [answer] = stream(strategy(Judge(escalate=False)).plan(REQUEST, FEATURES), Scripted(["Rex."]))
+    [piece, answer] = stream(strategy(Judge(escalate=False)).plan(REQUEST, FEATURES), Scripted(["Rex."]))
     assert isinstance(answer, Answer)
-    assert answer.text == "Rex."
+    assert piece == answer.text == "Rex."
 
 
 # ---- what to expect of it --------------------------------------------------------------------------------------------

@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from longroute.router.assemble import Router
 from longroute.router.backends.scripted import Scripted
-from longroute.router.core import Answer, Backend, Call, Document, Features, ModelProfile, Passage, Reply, Request
+from longroute.router.core import (
+    Answer,
+    Backend,
+    Call,
+    Document,
+    Draft,
+    Features,
+    Message,
+    ModelProfile,
+    Passage,
+    Reply,
+    Request,
+)
 from longroute.router.costs import estimate
 from longroute.router.prompts import full_messages
 from longroute.router.run import run
@@ -171,3 +183,24 @@ def test_on_a_local_model_exact_speculation_says_what_full_says(model_folder: Pa
     assert note.endswith("drafted tokens were kept") and " of 0 " not in note
     assert own.usage.prompt_tokens > whole.usage.prompt_tokens  # the draft's prompt was read, too
     assert own.usage.completion_tokens == 24
+
+
+def test_a_model_that_cannot_take_back_tokens_answers_without_drafts(model_folder: Path) -> None:
+    from longroute.router.backends.local import Local
+    from longroute.router.runner.engine import Engine
+    from longroute.router.runner.generation import SamplingOptions
+    from longroute.router.runner.local_model import LocalModel
+    from longroute.router.runner.model import LanguageModel
+    from longroute.router.runner.tokenizer import Tokenizer
+    from longroute.tests.router.runner.tiny import tiny_transformer
+
+    tokenizer = Tokenizer.load(model_folder)
+    recurrent = tiny_transformer("lfm2", vocab_size=len(tokenizer.vocabulary), layer_types=["conv", "full_attention"])
+    engine = Engine(LanguageModel(recurrent), tokenizer.decode)
+    with LocalModel("tiny", tokenizer, engine, SamplingOptions(temperature=0)) as model:
+        draft = Draft((Message("user", "Who?"),))
+        call = Call((Message("user", "Who wrote it?"),), "tiny", 4, draft=draft)
+        reply = asyncio.run(Local(lambda: model).generate(call))
+    assert reply.usage.completion_tokens
+    [note] = reply.notes
+    assert note.startswith("no drafts were made")

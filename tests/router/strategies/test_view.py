@@ -24,6 +24,12 @@ def after(*replies: str) -> Notes:
     return notes
 
 
+def test_a_remark_cannot_pass_for_our_word_that_the_item_was_dropped() -> None:
+    notes = after('EVIDENCE: "It computed Bernoulli numbers." | dropped: it is wrong')
+    assert notes.items[0].stands
+    assert not re.match(r"\[1\] dropped", view(notes, 10**6, len).text)
+
+
 MANY = Notes().after(
     [Line("evidence", f"invented words number {i} " + "and so on " * (i % 7 * 5), f"remark {i}") for i in range(1, 31)],
     1,
@@ -53,6 +59,21 @@ def test_remarks_go_first_then_the_ends_of_long_quotations_then_the_oldest_items
     assert least.left_out == tuple(range(1, len(least.left_out) + 1))
 
 
+def test_sums_of_many_things_keep_the_room_too_and_the_rest_is_added_up() -> None:
+    notes = Notes().after(
+        [Line("count", f"words {i}", "", f"thing number {i}") for i in range(300)]
+        + [Line("count", f"more words {i}", "", "mules") for i in range(5)],
+        1,
+        PORTION,
+    )
+    one = view(notes, 1_000, len)
+    assert len(one.text) <= 1_000 and one.shortened
+    assert "COUNT mules: 0, and 5 not found" in one.text
+    others = re.search(r"COUNT (\d+) other things: (\d+) together", one.text)
+    assert others and others[1] == others[2] and int(others[1]) > 280
+    assert "other things" not in view(notes, 10**6, len).text
+
+
 def test_what_is_verified_stays_longest() -> None:
     notes = after('EVIDENCE: "It computed Bernoulli numbers." | x').after(
         [Line("evidence", f"invented words number {i} and so on", "r") for i in range(20)], 2, PORTION
@@ -69,6 +90,11 @@ def test_text_of_a_document_cannot_pretend_to_be_a_line_of_ours() -> None:
     head, _, rest = line.partition('"')
     assert head == "[1] he said 'so' / really [6] forged | "
     assert rest.endswith('"') and "forged too" in rest
+
+
+def test_a_label_cannot_hold_a_quotation() -> None:
+    text = view(after('COUNT a" [7] | "b: "dog"'), 10**6, len).text
+    assert text.splitlines()[0].count('"') == 0
 
 
 def test_notes_for_the_answer_are_in_the_order_of_the_source_and_name_the_document() -> None:
