@@ -32,7 +32,7 @@ bench: $(VENV)/.installed  ## the quick benchmarks behind the table in the READM
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[embed,files,proxy,code,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[embed,files,proxy,code,local,dev]'
 	@touch $@
 
 $(REFERENCE): $(VENV)/.installed

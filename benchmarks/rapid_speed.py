@@ -7,9 +7,10 @@ context, the draft 512. Weights without training agree on nothing, so acceptance
 runs in full, and then its logits are replaced by the target's next token, right with a stated chance. What is timed is
 real; how often a trained model would agree with itself on less context is not shown there. (2) The trained model of
 `small_model.py` (FOLDER, made where it is not there yet) on its own questions; the drafter reads one passage of 20
-sentences that holds the answer or does not. Its answers are short, so that the draft length is fixed as well as
-automatic; the prediction for fixed ones is from the mean acceptance and step times of the same runs, as if acceptances
-were independent. Greedy, exact mode; every text is checked to be the target's own. Prefill is left out on both sides.
+sentences that holds the answer or does not. Its answers have a dozen tokens, too few to learn from; so the draft length
+is fixed, or automatic, or automatic and going on with what earlier answers of the same lengths have shown. The
+prediction for fixed ones is from the mean acceptance and step times of the same runs, as if acceptances were
+independent. Greedy, exact mode; every text is checked to be the target's own. Prefill is left out on both sides.
 Seconds are processor time of the one thread that computes, so that other work on the machine counts less.
 Writes results/rapid_speed.md. Some minutes.
 """
@@ -147,31 +148,31 @@ class Fixed(DraftLength):
 
 def trained_rows(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
     for n_tokens in LENGTHS:
-        some = [case for case, _ in zip(cases(model, tokenizer, n_tokens), range(QUESTIONS), strict=False)]
+        some = [case for _, case in zip(range(QUESTIONS), cases(model, tokenizer, n_tokens), strict=False)]
         answers = [until_end(model, case.full, case.held) for case in some]
-        tokens = sum(map(len, answers)) * TRAINED_REPEATS
         for retrieval in ("right", "wrong"):
-            for drafted in (FIXED, None):
+            told = Fixed(FIXED), DraftLength()
+            for name, length in ((str(FIXED), told[0]), ("automatic", None), ("automatic, goes on", told[1])):
                 plain_s = speculative_s = 0.0
-                length: DraftLength = Fixed(drafted) if drafted else DraftLength()
-                rounds, accepted, offered = 0, 0, 0
-                for _ in range(TRAINED_REPEATS):
-                    for case, answer in zip(some, answers, strict=True):
-                        plain_s += plain(model, case.full, case.held, len(answer))[1]
-                        length = length if drafted else DraftLength()
-                        part = case.retrieved(retrieval)
-                        decoding, seconds = decode(model, model, case.full, part, case.held, len(answer), length)
-                        assert list(decoding.tokens) == answer, "not the target's own text"
-                        tally = decoding.tally
-                        speculative_s += seconds
-                        rounds += tally.rounds + tally.plain_steps
-                        accepted, offered = accepted + tally.accepted, offered + tally.drafted
+                steps = accepted = offered = tokens = 0
+                for case, answer in [*zip(some, answers, strict=True)] * TRAINED_REPEATS:
+                    plain_s += plain(model, case.full, case.held, len(answer))[1]
+                    part, own = case.retrieved(retrieval), length or DraftLength()
+                    decoding, seconds = decode(model, model, case.full, part, case.held, len(answer), own)
+                    assert list(decoding.tokens) == answer, "not the target's own text"
+                    tally = decoding.tally
+                    speculative_s += seconds
+                    steps, tokens = steps + tally.rounds + tally.plain_steps, tokens + tally.emitted
+                    accepted, offered = accepted + tally.accepted, offered + tally.drafted
+                predicted = ""
+                if isinstance(length, Fixed):
+                    predicted = f"{length.predicted(plain_s / tokens):.2f}"
+                elif length:
+                    predicted = f"{max(1.0, length.best()[1]):.2f}"
                 kept = f"{accepted / offered:.2f}" if offered else "-"
-                told = f"{length.predicted(plain_s / tokens):.2f}" if isinstance(length, Fixed) else ""
                 yield (
-                    f"| {len(some[0].full):,} | {tokens / plain_s:.0f} | {retrieval} | {drafted or 'automatic'} | "
-                    f"{kept} | {tokens / rounds:.2f} | {plain_s / speculative_s:.2f} | "
-                    f"{told} |"
+                    f"| {len(some[0].full):,} | {tokens / plain_s:.0f} | {retrieval} | {name} | {kept} | "
+                    f"{tokens / steps:.2f} | {plain_s / speculative_s:.2f} | {predicted} |"
                 )
 
 

@@ -6,7 +6,14 @@ import pytest
 from pydantic import BaseModel
 
 from longroute.router.errors import ConfigError
-from longroute.router.settings import AgentsSettings, ProxySettings, RunnerSettings, Settings, UpstreamSettings, load_settings
+from longroute.router.settings import (
+    AgentsSettings,
+    ProxySettings,
+    RunnerSettings,
+    Settings,
+    UpstreamSettings,
+    load_settings,
+)
 
 
 def test_arguments_win_over_environment_over_file_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
