@@ -15,8 +15,8 @@ from typing import Any
 
 from .key_values import FIRST, KINDS, Fact, Page, filler, invented_facts
 
-FACTS = 30  # on a page, at most: no two people have the same last name, and there are 120
-DECOYS = 24  # sentences in the block of a decoyed question: longer than a retrieved chunk
+FACTS = 100  # on a page, at most: no two people have the same last name, and there are 120
+DECOYS = 36  # sentences in the block of a decoyed question: longer than two retrieved chunks
 _DEEDS = ("crosses", "follows", "leaves", "reaches", "needs", "watches")
 _PLACES = ("behind", "near", "beside", "beyond")
 
@@ -67,7 +67,7 @@ def mixed_questions(seed: int, lengths: Sequence[int], pages_each: int) -> Itera
 def _page(rng: random.Random, length: int, *, decoyed: bool) -> Page:
     """A page of about so many sentences; its first two facts have a block of decoys each, where there are decoys."""
     blocks = 2 if decoyed else 0
-    n_facts = min(FACTS, max(3, length // 3))
+    n_facts = min(FACTS, max(4, length // 8))
     facts = invented_facts(rng, n_facts + 1)
     fillers = max(0, length - n_facts - blocks * DECOYS)
     sentences = [fact.sentence for fact in facts[:n_facts]] + [filler(rng) for _ in range(fillers)]

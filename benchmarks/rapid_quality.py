@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ from .machine import measured_on
 from .small_model import FOLDER, make, page_of
 
 RESULTS = Path(__file__).parent / "results" / "rapid_quality.md"
-LENGTHS = (1000, 4000, 16000)
-QUESTIONS = 32
+LENGTHS = (1000, 4000, 8000)
+QUESTIONS = 16
 ETAS = (2.0, 5.0, 10.0, 20.0, 50.0)
 TEMPERATURES = (0.0, 1.0)
 DRAFT_TOKENS, MOST_TOKENS = 4, 24
@@ -45,17 +45,21 @@ PASSAGE_SENTENCES = 20
 class Case:
     """A question with what the target reads and what the drafter reads, as token ids.
 
-    held: the target's cache with all of its prompt but the last token.
+    held: for each of the three, a cache with all of it but the last token.
     """
 
     fact: Fact
     full: tuple[int, ...]
     right: tuple[int, ...]
     wrong: tuple[int, ...]
-    held: Any
+    held: Mapping[tuple[int, ...], Any]
 
     def retrieved(self, retrieval: str) -> tuple[int, ...]:
         return self.right if retrieval == "right" else self.wrong
+
+    def cache(self, prompt: tuple[int, ...]) -> Any:
+        """A copy of the cache for a prompt, with room for an answer."""
+        return self.held[prompt].copy_first(len(prompt) - 1, len(prompt) + MOST_TOKENS)
 
 
 @dataclass
@@ -100,10 +104,16 @@ def cases(model: LanguageModel, tokenizer: Tokenizer, n_tokens: int) -> Iterator
             wrong = passage_with(page, rng, None)
         full = _ids(tokenizer, full_messages([Document(page.text, "document-1")], fact.question))
         right = _ids(tokenizer, _rag(passage_with(page, rng, fact), fact))
-        held = model.new_cache(len(full))
-        for start in range(0, len(full) - 1, 2048):
-            model.forward(model.tokens(full[start : min(start + 2048, len(full) - 1)]), held)
-        yield Case(fact, full, right, _ids(tokenizer, _rag(wrong, fact)), held)
+        other = _ids(tokenizer, _rag(wrong, fact))
+        yield Case(fact, full, right, other, {prompt: _read(model, prompt) for prompt in (full, right, other)})
+
+
+def _read(model: LanguageModel, prompt: tuple[int, ...]) -> Any:
+    """A cache with all of the prompt but its last token."""
+    cache, end = model.new_cache(len(prompt)), len(prompt) - 1
+    for start in range(0, end, 2048):
+        model.forward(model.tokens(prompt[start : min(start + 2048, end)]), cache)
+    return cache
 
 
 def _rag(passage: str, fact: Fact) -> Sequence[Message]:
@@ -122,12 +132,10 @@ def laws() -> Iterator[tuple[str, Law]]:
         yield f"rapid_consistent, eta {eta:g}", Law("rapid_consistent", eta)
 
 
-def alone(model: LanguageModel, tokenizer: Tokenizer, case: Case, prompt: Sequence[int], temperature: float) -> bool:
+def alone(model: LanguageModel, tokenizer: Tokenizer, case: Case, prompt: tuple[int, ...], temperature: float) -> bool:
     """Whether plain decoding on this prompt answers. Drawn as speculation draws, so with seeds of its own."""
     chance = random.Random(f"{case.fact.name} {temperature}")
-    cache = case.held.copy_first(len(prompt) - 1, len(prompt) + MOST_TOKENS) if prompt is case.full else None
-    cache = cache or model.new_cache(len(prompt) + MOST_TOKENS)
-    ids = list(prompt)
+    cache, ids = case.cache(prompt), list(prompt)
     for _ in range(MOST_TOKENS):
         logits = model.forward(model.tokens(ids[cache.n_tokens :]), cache)[0, -1]
         if temperature:
@@ -143,9 +151,10 @@ def alone(model: LanguageModel, tokenizer: Tokenizer, case: Case, prompt: Sequen
 def speculate(
     model: LanguageModel, tokenizer: Tokenizer, case: Case, retrieval: str, law: Law, temperature: float, score: Score
 ) -> None:
+    part = case.retrieved(retrieval)
     decoding = SpeculativeDecoding(
-        Side(model, case.full, case.held.copy_first(len(case.full) - 1, len(case.full) + MOST_TOKENS)),
-        Side(model, case.retrieved(retrieval)),
+        Side(model, case.full, case.cache(case.full)),
+        Side(model, part, case.cache(part)),
         max_tokens=MOST_TOKENS,
         speculation=Speculation(law, DRAFT_TOKENS),
         sampling=SamplingOptions(temperature=temperature, seed=score.asked),

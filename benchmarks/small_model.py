@@ -2,18 +2,20 @@
 
     python -m benchmarks.small_model [FOLDER]
 
-Writes an ordinary Hugging Face folder (build/small_model by default): a Llama with a chat template and a tokenizer of
-its own, one token for each word of `key_values.py` and of the prompts. Nothing is downloaded. The task is
-`key_values.py`'s. What a model of this size can do is to look a name up, to copy the sentence, and to say in the words
-of the prompts that there is none; in the prompts of full context, retrieval, compression, copying and reading in turn.
+Makes, where it is not there yet, an ordinary Hugging Face folder (build/small_model by default): a Llama with a chat
+template and a tokenizer of its own, one token for each word of `key_values.py` and of the prompts. Nothing is
+downloaded. The task is `key_values.py`'s. What a model of this size can do is to look a name up, to copy the sentence,
+and to say in the words of the prompts that there is none; in the prompts of full context, retrieval, compression,
+copying and reading in turn. Then measures how often it does, by length of the text. Writes results/small_model.md.
 
-It starts from the weights of `primed_llama.py`. Texts grow only when it answers nearly all questions on those of the
-size before; several questions are asked of each text, one after the other; some texts are repeated instead. Rotary
-angles with a long base let it find words at distances that it was not trained on. Writes results/small_model.md.
+It starts from the weights of `primed_llama.py`. Texts grow step by step; several questions are asked of each text, one
+after the other; at first some texts are repeated instead. Rotary angles with a long base let it find words at distances
+that it was not trained on.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import string
@@ -57,6 +59,9 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _MARKUP = (START, END, SYSTEM, USER, ASSISTANT)
+LENGTHS = {250: 16, 1000: 16, 2000: 12, 4000: 12, 8000: 8}  # tokens of text → questions
+_TRAINING = "training.json"  # written last
+_SHORT = 1000  # tokens; longer texts are tried in the prompt of full context only
 _SPACE = "\u2581"  # what stands for a space inside a token
 _MISSING = 8  # people of each text that are asked for and not there
 
@@ -396,36 +401,36 @@ def accuracy(
 
 def make(folder: Path = FOLDER) -> Path:
     """The folder of the model; trained first where it is not there yet."""
-    if not (folder / "model.safetensors").exists():
-        own = tokenizer()
+    if not (folder / _TRAINING).exists():
+        own, started = tokenizer(), time.process_time()
         model = trained(own)
         own.save_pretrained(folder)
         model.save_pretrained(folder)
+        (folder / _TRAINING).write_text(json.dumps({"processor_s": round(time.process_time() - started)}))
     return folder
 
 
 def main() -> None:
     torch.set_num_threads(1)
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
-    (folder / "model.safetensors").unlink(missing_ok=True)
-    started = time.process_time()
-    make(folder)
-    minutes = (time.process_time() - started) / 60
+    minutes = json.loads((make(folder) / _TRAINING).read_text())["processor_s"] / 60
     model, own = LanguageModel.load(folder, device="cpu"), Tokenizer.load(folder)
-    lengths, questions = (250, 1000, 2000, 4000, 8000, 16000), 24
     lines = [
         "# A small model that answers from a text\n",
-        f"{model.weight_bytes / 4e6:.1f} million weights, trained in {minutes:.1f} minutes of one core. Share of "
-        f"{questions} questions with exactly the wanted reply, each on a text of its own, at temperature 0; an eighth "
-        f"of the sentences are facts (at most 100). It was trained on up to {_longest_training():,} tokens.\n",
-        "| prompt | the answer is | " + " | ".join(f"{length:,} tokens" for length in lengths) + " |",
-        "|---|---|" + "---:|" * len(lengths),
+        f"{model.weight_bytes / 4e6:.1f} million weights, trained in {minutes:.1f} minutes of one core on texts of up "
+        f"to {_longest_training():,} tokens. Share of questions with exactly the wanted reply, each on a text of its "
+        f"own, at temperature 0; {', '.join(map(str, LENGTHS.values()))} questions for the lengths in turn. An eighth "
+        "of the sentences are facts, at most 100.\n",
+        "| prompt | the answer is | " + " | ".join(f"{length:,} tokens" for length in LENGTHS) + " |",
+        "|---|---|" + "---:|" * len(LENGTHS),
     ]
     for name, form in FORMS.items():
         for missing in (False, True):
-            shown = lengths if name == "full" else lengths[:3]
-            shares = [accuracy(model, own, form, n, questions=questions, missing=missing) for n in shown]
-            cells = [f"{share:.2f}" for share in shares] + [""] * (len(lengths) - len(shown))
+            shown = [length for length in LENGTHS if name == "full" or length <= _SHORT]
+            shares = [
+                accuracy(model, own, form, length, questions=LENGTHS[length], missing=missing) for length in shown
+            ]
+            cells = [f"{share:.2f}" for share in shares] + [""] * (len(LENGTHS) - len(shown))
             lines.append(f"| {name} | {'missing' if missing else 'there'} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     lines.append(f"\n{'; '.join(measured_on('torch', 'transformers').values())}")

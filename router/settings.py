@@ -127,7 +127,7 @@ class RunnerSettings(BaseModel):
         None, description="Folder of a model that makes drafts for speculative decoding; unset, the model itself."
     )
     speculative_mode: Literal["exact", "rapid", "rapid_consistent", "ensemble"] = Field(
-        "rapid", description="How drafts are judged; `exact` never changes what the model would say."
+        "exact", description="How drafts are judged; `exact` never changes what the model would say."
     )
     speculative_eta: float = Field(
         10.0, ge=0, description="How far a draft's evidence may move the model's verdict in the `rapid` modes; 0: not."

@@ -111,7 +111,7 @@ class _Loaded(Backend):
         draft = None
         if call.draft is not None and model.engine.can_speculate:
             draft = Draft(model.tokenizer.chat_ids(_shown(call.draft.messages)), model.speculation)
-        sampling = model.sampling
+        sampling = model.usual_sampling(drafted=draft is not None)
         if call.temperature is not None:
             sampling = replace(sampling, temperature=call.temperature)
         shared = model.shared_tokens(messages, call.question, ids)

@@ -188,11 +188,12 @@ class _App:
     ) -> Response:
         """Queue every choice of every prompt, all or none."""
         handles: list[Handle] = []
+        usual = self._model.usual_sampling(drafted=asked.speculative is not None)
         try:
             for prompt, draft in prompts:
                 shared = self._model.shared_head(prompt)
                 for choice in range(asked.choices):
-                    sampling = asked.sampling(self._model.sampling, choice)
+                    sampling = asked.sampling(usual, choice)
                     handles.append(
                         self._model.engine.submit(
                             Generation(prompt, sampling, max_tokens, asked.stops, shared_tokens=shared, draft=draft)

@@ -329,6 +329,8 @@ class Engine:
             if unread:
                 choices = self._read_chunk(job)
         except Exception as error:  # whatever it is, it is this request's alone
+            if is_out_of_memory(error):
+                self._free_all()
             self._fail(job, self._translated(error))
             return
         self._counts["prefilled_tokens"] += unread - job.unread_tokens

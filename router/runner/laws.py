@@ -11,7 +11,6 @@ law, which the published replacement does not.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,6 +21,8 @@ from ..errors import ConfigError
 
 Mode = Literal["exact", "rapid", "rapid_consistent", "ensemble"]
 TailRule = Literal["draft", "paper"]
+
+_MOST_ETA = 1_000_000  # far beyond any use; logits of float32 still have room for such a shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ class Law:
             raise ConfigError(f"Unknown tail_rule {self.tail_rule!r}; choose 'draft' or 'paper'.")
         if self.tail_rule == "paper" and self.mode == "rapid_consistent":
             raise ConfigError("tail_rule 'paper' is not a distribution, so 'rapid_consistent' needs tail_rule 'draft'.")
-        if not (math.isfinite(self.eta) and self.eta >= 0):
-            raise ConfigError(f"eta must be a finite number of at least 0, not {self.eta}.")
+        if not 0 <= self.eta <= _MOST_ETA:
+            raise ConfigError(f"eta must lie in [0, {_MOST_ETA}], not {self.eta}.")
         if not 0 <= self.alpha <= 1:
             raise ConfigError(f"alpha must lie in [0, 1], not {self.alpha}.")
         if not 0 <= self.target_weight <= 1:

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -87,6 +87,10 @@ class LocalModel:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def usual_sampling(self, *, drafted: bool) -> SamplingOptions:
+        """Where a request says nothing. With a draft a repetition penalty is impossible, and the authors' gives way."""
+        return replace(self.sampling, repetition_penalty=1.0) if drafted else self.sampling
 
     @property
     def context_window(self) -> int | None:

@@ -76,7 +76,8 @@ class Job:
 
     def next_chunk(self, chunk_tokens: int) -> int:
         """How many tokens of the prompt to feed next; a chunk ends where the shared head ends."""
-        to_mark = self.generation.shared_tokens - self.fed
+        to_read = len(self.prompt) - (self.decoding is not None)  # with a draft, the last one waits for decoding
+        to_mark = min(self.generation.shared_tokens, to_read) - self.fed
         return min(chunk_tokens, self.unread_tokens, to_mark if to_mark > 0 else chunk_tokens)
 
 

@@ -186,6 +186,11 @@ class SpeculativeDecoding:
                 "the draft have read different texts, so they would be penalised for different tokens. Leave it out, "
                 "or use plain decoding."
             )
+        if max(sampling.logit_bias, default=0) >= self._vocabulary:
+            raise ConfigError(
+                f"logit_bias names token {max(sampling.logit_bias)}, but the models share only the {self._vocabulary} "
+                "tokens from 0 on. Leave it out."
+            )
         self._sampling, self._greedy = sampling, sampling.is_greedy
         self._samplers = [
             Sampler(sampling, (), self._vocabulary, model.device) for model in (target.model, draft.model)

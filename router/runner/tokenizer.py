@@ -28,7 +28,9 @@ class Tokenizer:
         # Copies, as a tokenizer must not be used and set up otherwise at the same time.
         self._text, self._decoder = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
         self._encoding = threading.Lock()
-        specials = sorted(filter(None, tokenizer.all_special_tokens), key=len, reverse=True)
+        # Named ones are not all: Llama 3's headers, for instance, are special without a name like `eos_token`.
+        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        specials = sorted(filter(None, {*tokenizer.all_special_tokens, *added}), key=len, reverse=True)
         self._not_the_templates = {*inspect.signature(tokenizer.apply_chat_template).parameters, "messages"}
         self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
 

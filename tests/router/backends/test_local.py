@@ -12,8 +12,9 @@ import pytest
 from longroute.router.assemble import Router, make_backend, make_policy
 from longroute.router.backends.local import Local, profile_of_folder
 from longroute.router.backends.wrappers import Timeout
-from longroute.router.core import Backend, Call, Message, ModelProfile, Reply
+from longroute.router.core import Backend, Call, Draft, Message, ModelProfile, Reply
 from longroute.router.errors import BackendTimeout, ConfigError, ContextTooLong
+from longroute.router.runner.generation import SamplingOptions
 from longroute.router.runner.local_model import LocalModel, LocalOptions
 from longroute.router.settings import load_settings
 
@@ -48,6 +49,14 @@ def test_an_answer_is_the_same_whole_and_in_pieces(tiny: LocalModel) -> None:
         assert whole.text.startswith((await backend.generate(call(stop=(whole.text[4:6],)))).text)
 
     asyncio.run(main())
+
+
+def test_a_penalty_that_only_the_models_authors_asked_for_does_not_forbid_drafts(model_folder: Path) -> None:
+    with LocalModel.load(model_folder, LocalOptions("cpu")) as model:
+        model.sampling = SamplingOptions(repetition_penalty=1.05)  # as Qwen 2.5's generation_config.json has it
+        asked = call(draft=Draft((Message("user", "Who?"),)))
+        reply = asyncio.run(Local(lambda: model).generate(asked))
+    assert "drafted tokens were kept" in reply.notes[0]
 
 
 def test_what_does_not_fit_is_told_with_numbers(tiny: LocalModel) -> None:

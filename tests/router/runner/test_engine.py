@@ -219,6 +219,16 @@ def test_a_larger_model_may_draft() -> None:
     assert answer.token_ids == greedy(target, prompt(30), 12)
 
 
+def test_a_prompt_that_is_shared_whole_does_not_slow_the_reading_of_its_draft() -> None:
+    engine = make(tiny_model("mistral"), chunk_tokens=32)
+    draft = Draft(prompt(80, seed=3), Speculation(draft_tokens=2))
+    engine.submit(Generation(prompt(100), GREEDY, 1, shared_tokens=100, draft=draft))
+    steps = 1
+    while engine.step():
+        steps += 1
+    assert steps <= 9  # 4 chunks and 3 of the draft, and what is decoded
+
+
 def test_a_stop_text_inside_a_block_cuts_it_and_the_cache() -> None:
     model = tiny_model("llama")
     ids = prompt(12)
@@ -244,6 +254,9 @@ def test_a_draft_that_cannot_work_is_refused_on_submission() -> None:
         engine.submit(Generation(prompt(5), penalised, draft=Draft((1, 2))))
     with pytest.raises(ConfigError, match="prompt_ids holds"):
         engine.submit(Generation(prompt(5), draft=Draft((VOCAB,))))
+    padded = Engine(tiny_model("llama"), decode, draft_model=tiny_model("llama", 1), vocabulary=40)
+    with pytest.raises(ConfigError, match="logit_bias names token 45"):
+        padded.submit(Generation(prompt(5), SamplingOptions(logit_bias={45: 1.0}), draft=Draft((1, 2))))
     with pytest.raises(ContextTooLong, match="draft's prompt has 512 tokens"):
         engine.submit(Generation(prompt(5), draft=Draft(prompt(512))))
     hybrid = LanguageModel(tiny_transformer("lfm2", layer_types=["conv", "full_attention"]))
@@ -457,6 +470,21 @@ def test_a_passing_shortage_of_memory_costs_only_the_stored_prefixes() -> None:
     finish(engine, engine.submit(Generation(prompt(50), GREEDY, max_tokens=2)))
     Saboteur(transformer, lambda tokens: engine.metrics().prefixes > 0)
     (answer,) = finish(engine, engine.submit(Generation(prompt(40, seed=2), GREEDY, max_tokens=6, stop_ids=NEVER)))
+    assert answer.usage.completion_tokens == 6
+
+
+def test_a_draft_that_memory_fails_leaves_room_for_the_next_try() -> None:
+    transformer = tiny_transformer("llama")
+    engine = make(LanguageModel(transformer))
+    finish(engine, engine.submit(Generation(prompt(50), GREEDY, max_tokens=2)))
+    Saboteur(transformer, lambda tokens: engine.metrics().prefixes > 0)
+    asked = Generation(prompt(40, seed=2), GREEDY, max_tokens=6, stop_ids=NEVER, draft=Draft(prompt(9)))
+    first = engine.submit(asked)
+    while engine.step():
+        pass
+    with pytest.raises(BackendUnavailable, match="ran out of memory"):
+        first.result()
+    (answer,) = finish(engine, engine.submit(asked))
     assert answer.usage.completion_tokens == 6
 
 

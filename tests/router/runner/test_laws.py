@@ -220,6 +220,7 @@ def test_the_tail_rule_moves_no_token_the_draft_holds_implausible() -> None:
         ({"mode": "fast"}, "fast"),
         ({"eta": -1.0}, "eta"),
         ({"eta": math.nan}, "eta"),
+        ({"eta": 1e300}, "eta"),
         ({"alpha": 1.5}, "alpha"),
         ({"target_weight": -0.1}, "target_weight"),
         ({"tail_rule": "none"}, "tail_rule"),
