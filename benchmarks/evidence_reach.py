@@ -354,7 +354,8 @@ def report(rows: Sequence[Row], sensitive: Sequence[str], started: float) -> str
         f"Questions on {', '.join(SETS)} with known evidence, on inputs filled up with other documents of the same set "
         f"and, where it runs out, of the others (benchmarks/long_inputs.py). Readers take {AGENT_WINDOW:,} tokens, the "
         f"model {WINDOW:,}; retrieve_then_reason copies from portions of {AGENT_WINDOW:,} tokens where a text exceeds "
-        "the window. `rag` has as many tokens as the structured manager was shown of the same question, `rag {DEFAULT_BUDGET:,}` its default budget. A "
+        "the window. `rag` has as many tokens as the structured manager was shown of the same question, "
+        f"`rag {DEFAULT_BUDGET:,}` its default budget. A "
         f"free-text summary has at most the {WORKER_OUTPUT_TOKENS:,} tokens of a reader's reply. `reaches`: share of "
         "the evidence that stands in the final prompt; `all`: questions where all of it does; `noticed`: what the "
         "reader takes in there. Of the questions of each set half have spread evidence, as far as there are.",

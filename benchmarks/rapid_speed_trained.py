@@ -127,8 +127,8 @@ def main() -> None:
     lines = [
         "# Speculation against plain decoding with a trained model on a CPU\n",
         f"{model.weight_bytes / 2**20:.1f} MiB of weights in float32, {model.cache_bytes(1):,} bytes of keys and "
-        f"values a token. {QUESTIONS} questions, {REPEATS} times each, plain and speculative runs in turn; ratios of summed "
-        "times.\n",
+        f"values for each token. {QUESTIONS} questions, {REPEATS} times each, plain and speculative runs in turn; "
+        "ratios of summed times.\n",
         "| context | plain tokens/s | retrieval | drafted | kept | tokens a step | measured | predicted |",
         "|---:|---:|---|---:|---:|---:|---:|---:|",
     ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -464,6 +465,9 @@ class Engine:
         cache = job.cache
         if cache is not None:
             cache.keep_first(min(cache.n_tokens, len(job.prompt) + len(job.new_ids)))  # a block may have been cut
+            # Room for an answer that came out shorter would count against other prompts.
+            with suppress(MemoryError, RuntimeError):  # no memory for a copy, which torch says with a RuntimeError
+                cache = cache.without_room()
             self._prefixes.put(job.cached_ids, cache)
         usage = self._usage(job)
         self._release(job)

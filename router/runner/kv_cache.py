@@ -216,6 +216,11 @@ class KVCache(Cache):
         copied.n_tokens = n_tokens
         return copied
 
+    def without_room(self) -> KVCache:
+        """This cache, or where more than half of its buffers stands empty, a copy that fits."""
+        mostly_used = 2 * self.nbytes_with(self.n_tokens, 1) >= self.nbytes
+        return self if mostly_used else self.copy_first(self.n_tokens)
+
     def _check(self, n_tokens: int) -> None:
         if not 0 <= n_tokens <= self.n_tokens:
             raise ConfigError(f"The cache holds {self.n_tokens} tokens; it cannot be cut to {n_tokens}.")

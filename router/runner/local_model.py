@@ -68,6 +68,9 @@ class LocalModel:
     def load(cls, folder: str | Path, options: LocalOptions | None = None) -> LocalModel:
         """Takes as long as reading the weights does. Raises ConfigError with what to change."""
         options = options or LocalOptions()
+        for place in (folder, options.draft_model):
+            if place is not None and not Path(place).is_dir():  # else it would be taken for a name on the Hub
+                raise ConfigError(f"There is no folder {place}. Name one with weights, tokenizer and config.json.")
         tokenizer = Tokenizer.load(folder)
         model = LanguageModel.load(folder, options.device, options.dtype)
         draft_model, vocabulary = None, None

@@ -488,6 +488,20 @@ def test_a_draft_that_memory_fails_leaves_room_for_the_next_try() -> None:
     assert answer.usage.completion_tokens == 6
 
 
+def test_room_for_a_long_answer_is_given_back_when_it_is_short() -> None:
+    model = tiny_model("llama")
+    engine = make(model, prefix_bytes=model.cache_bytes(100))
+    for seed in range(4):
+        ids = prompt(20, seed=seed)
+        stop = frozenset(greedy(model, ids, 2))
+        finish(engine, engine.submit(Generation(ids, GREEDY, max_tokens=400, stop_ids=stop)))
+    assert engine.metrics().prefixes == 4
+    again = Generation((*prompt(20, seed=1), 5), GREEDY, max_tokens=8, stop_ids=NEVER)
+    (answer,) = finish(engine, engine.submit(again))
+    assert answer.usage.reused_tokens == 20
+    assert answer.token_ids == greedy(model, again.prompt_ids, 8)
+
+
 def test_logits_that_are_no_numbers_end_one_request_with_advice() -> None:
     model = LanguageModel(tiny_transformer("llama"))
     with torch.no_grad():

@@ -38,6 +38,13 @@ def test_another_model_may_draft(model_folder: Path) -> None:
     assert done.usage.speculation.acceptance == 1
 
 
+def test_a_folder_that_is_not_there_is_named_and_not_looked_for_elsewhere(model_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no folder org/model"):
+        LocalModel.load("org/model")
+    with pytest.raises(ConfigError, match="There is no folder org/draft"):
+        LocalModel.load(model_folder, LocalOptions("cpu", draft_model="org/draft"))
+
+
 def test_a_drafter_of_another_vocabulary_is_refused(model_folder: Path, tmp_path: Path) -> None:
     other = shutil.copytree(model_folder, tmp_path / "other")
     tokenizer = json.loads((other / "tokenizer.json").read_text())

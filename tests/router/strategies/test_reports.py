@@ -4,27 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longroute.router.core import Passage
 from longroute.router.strategies.notes import Notes
 from longroute.router.strategies.reports import Line, parse
 from longroute.router.strategies.view import view
-
-TEXT = (
-    "Ada Lovelace wrote the first program in 1843. It computed Bernoulli numbers. She did not build the engine. "
-    "Two dogs sat by the gate. A dog barked at noon. Another dog slept."
-)
-PORTION = (Passage("doc", 100, 100 + len(TEXT), TEXT),)
-
-
-def after(*replies: str) -> Notes:
-    notes = Notes()
-    for part, reply in enumerate(replies, start=1):
-        notes = notes.after(parse(reply).lines, part, PORTION)
-    return notes
-
-
-def shown(notes: Notes, room: int = 10_000) -> str:
-    return view(notes, room, len).text
+from longroute.tests.router.strategies.ada import PORTION, TEXT, after, shown
 
 
 @pytest.mark.parametrize(

@@ -7,21 +7,9 @@ from hypothesis import strategies as st
 
 from longroute.router.core import Passage
 from longroute.router.strategies.notes import Notes
-from longroute.router.strategies.reports import Line, parse
+from longroute.router.strategies.reports import Line
 from longroute.router.strategies.view import ranges, view, without_oldest
-
-TEXT = (
-    "Ada Lovelace wrote the first program in 1843. It computed Bernoulli numbers. She did not build the engine. "
-    "Two dogs sat by the gate. A dog barked at noon. Another dog slept."
-)
-PORTION = (Passage("doc", 100, 100 + len(TEXT), TEXT),)
-
-
-def after(*replies: str) -> Notes:
-    notes = Notes()
-    for part, reply in enumerate(replies, start=1):
-        notes = notes.after(parse(reply).lines, part, PORTION)
-    return notes
+from longroute.tests.router.strategies.ada import PORTION, after
 
 
 def test_a_remark_cannot_pass_for_our_word_that_the_item_was_dropped() -> None:
