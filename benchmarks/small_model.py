@@ -6,7 +6,8 @@ Makes, where it is not there yet, an ordinary Hugging Face folder (build/small_m
 template and a tokenizer of its own, one token for each word of `key_values.py` and of the prompts. Nothing is
 downloaded. The task is `key_values.py`'s. What a model of this size can do is to look a name up, to copy the sentence,
 and to say in the words of the prompts that there is none; in the prompts of full context, retrieval, compression,
-copying and reading in turn. Then measures how often it does, by length of the text. Writes results/small_model.md.
+copying and reading in turn (in the last two it does not learn to say that there is none). Then measures how often it
+does, by length of the text. Writes results/small_model.md.
 
 It starts from the weights of `primed_llama.py`. Texts grow step by step; several questions are asked of each text, one
 after the other; at first some texts are repeated instead. Rotary angles with a long base let it find words at distances

@@ -370,9 +370,12 @@ class Engine:
         began = self._clock()
         self._counts["decode_steps"] += 1
         plain = [job for job in jobs if job.decoding is None]
-        decoded = self._decode_together(plain) if self.options.batch_decode and self.model.batches_rows else None
-        if decoded is None:
-            decoded = self._decode_one_by_one(plain)
+        decoded: list[tuple[Job, TokenChoice | None]] = []
+        if self.options.batch_decode and self.model.batches_rows:
+            alike = [job for job in plain if not self._must_repeat(job)]
+            decoded = self._decode_together(alike) or []
+        together = {id(job) for job, _ in decoded}
+        decoded += self._decode_one_by_one([job for job in plain if id(job) not in together])
         for job in jobs:
             if job.decoding is not None:
                 decoded += self._speculate(job, job.decoding)
@@ -380,6 +383,12 @@ class Engine:
             if job.cache is not None:  # not ended by an earlier token of its block
                 self._accept(job, choice)
         self._counts["decode_s"] += self._clock() - began
+
+    def _must_repeat(self, job: Job) -> bool:
+        """Whether company could change the answer: a pass over several rows rounds otherwise in half precision, which
+        shifts every draw of a seeded request a little."""
+        sampling = job.generation.sampling
+        return self.model.dtype != torch.float32 and sampling.seed is not None and not sampling.is_greedy
 
     def _speculate(self, job: Job, decoding: SpeculativeDecoding) -> list[tuple[Job, TokenChoice | None]]:
         """One round of drafting and judging; several tokens may come of it."""

@@ -23,7 +23,8 @@ class Sampler:
         self, options: SamplingOptions, prompt_ids: Sequence[int], vocab_size: int, device: torch.device
     ) -> None:
         self.options = options
-        self.chance = random.Random(options.seed)
+        # As a text, because Random takes -1 and 1 for the same seed.
+        self.chance = random.Random(None if options.seed is None else str(options.seed))
         self.plain = not options.logit_bias and options.repetition_penalty == 1  # nothing to do before temperature
         self._bias: Tensor | None = None
         self._seen: Tensor | None = None

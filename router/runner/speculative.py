@@ -196,7 +196,7 @@ class SpeculativeDecoding:
             Sampler(sampling, (), self._vocabulary, model.device) for model in (target.model, draft.model)
         ]
         # Drafts and verdicts must not share their chance: a verdict would then depend on how its draft was drawn.
-        self._verdicts = random.Random(sampling.seed)
+        self._verdicts = random.Random(None if sampling.seed is None else f"verdicts on {sampling.seed}")
         self._drafts = random.Random(None if sampling.seed is None else f"drafts of {sampling.seed}")
         self._stop_ids = target.model.eos_ids if stop_ids is None else stop_ids
         self._stop, self._clock = stop, clock

@@ -112,6 +112,17 @@ def test_decoding_one_by_one_and_together_agree() -> None:
         assert [c.logprob for c in one.choices] == pytest.approx([c.logprob for c in other.choices], abs=1e-4)
 
 
+def test_a_seed_gives_the_same_answer_in_company_in_half_precision_too() -> None:
+    """Rows of one pass round otherwise than a row alone, so seeded requests have passes of their own there."""
+    model = LanguageModel(tiny_transformer("llama").to(torch.bfloat16))
+    assert model.batches_rows
+    mine = [Generation(prompt(20), SamplingOptions(seed=seed), max_tokens=15, stop_ids=NEVER) for seed in range(6)]
+    alone = [finish(engine, engine.submit(one))[0].token_ids for one in mine for engine in [make(model)]]
+    engine = make(model, slots=6, prefix_bytes=0)
+    together = finish(engine, *map(engine.submit, mine))
+    assert [answer.token_ids for answer in together] == alone
+
+
 def test_a_seed_gives_the_same_answer_whoever_else_is_there() -> None:
     model = tiny_model("llama")
     mine = Generation(prompt(20), SamplingOptions(seed=42), max_tokens=15, stop_ids=NEVER)

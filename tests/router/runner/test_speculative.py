@@ -363,7 +363,7 @@ def test_caches_hold_what_a_fresh_pass_would_compute(family: str) -> None:
     """After rounds with no, some and all drafts kept; the draft is the target with noise in its weights."""
     target, draft = tiny_model(family), noisy(family)
     kinds = set()
-    for seed in range(3):
+    for seed in range(5):
         decoding = SpeculativeDecoding(
             Side(target, FULL + QUESTION),
             Side(draft, RETRIEVED + FULL[20:] + QUESTION),
