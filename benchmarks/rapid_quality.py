@@ -5,8 +5,8 @@
 FOLDER is the model of `small_model.py`, made where it is not there yet. It is target and drafter at once: the target
 reads the prompt of strategy `full`, the drafter that of `rag` with one passage of 20 sentences. Right retrieval: the
 passage holds the answer; wrong: it does not, so that the drafter by itself would say that there is none. An answer is
-right if it has the numbers that the text has. `exact` is what both rapid modes are at eta 0. Drafts of 4 tokens, as in requests that must be reproducible.
-Writes results/rapid_quality.md. Some minutes.
+right if it has the numbers that the text has. `exact` is what both rapid modes are at eta 0.
+Drafts of 4 tokens, as in requests that must be reproducible. Writes results/rapid_quality.md. Some minutes.
 """
 
 from __future__ import annotations
