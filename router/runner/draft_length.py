@@ -1,7 +1,7 @@
 """How many tokens to draft next: from the running share of kept drafts and from measured step times.
 
 Knows no model and reads no clock: it is told what each step took and answers with a length, where 0 means a plain step
-of the target. One object serves one answer, as step times depend on the lengths of its two contexts.
+of the target. One object serves answers behind contexts of about the same lengths, as step times depend on them.
 
 Speed model, for drafts that are kept independently with chance a: a round of n drafts emits (1 - a^(n+1)) / (1 - a)
 tokens and costs n draft steps and one target pass over n + 1 tokens. Published rules of thumb (arXiv 2502.20330: no

@@ -20,6 +20,7 @@ import torch
 
 from ..errors import BackendError, BackendUnavailable, ConfigError, ContextTooLong, RateLimited, RouterError
 from .detokenize import Decode, Detokenizer, StopFilter
+from .draft_length import DraftLength
 from .generation import Done, FinishReason, Generation, GenerationUsage, Piece, TokenChoice
 from .handle import Handle
 from .kv_cache import KVCache
@@ -29,6 +30,8 @@ from .prefixes import Prefix, PrefixStore
 from .sampling import Sampler, choose
 from .scheduler import Job, Scheduler, longest_live
 from .speculative import Side, Speculation, SpeculativeDecoding
+
+_MOST_DRAFT_LENGTHS = 256  # remembered; callers may ask for any eta
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class Engine:
         self.model = model
         self.options = options
         self._draft_model = draft_model or model
+        self._draft_lengths: dict[tuple[Speculation, int, int], DraftLength] = {}
         self._vocabulary = vocabulary
         self._decode_text = decode
         self._on_device = available or (lambda: available_bytes(model.device))
@@ -307,16 +311,27 @@ class Engine:
 
     def _speculative(self, generation: Generation, max_tokens: int, cache: KVCache | None) -> SpeculativeDecoding:
         assert generation.draft is not None
+        speculation = generation.draft.speculation or Speculation()
         return SpeculativeDecoding(
             Side(self.model, generation.prompt_ids, cache),
             Side(self._draft_model, generation.draft.prompt_ids),
             max_tokens=max_tokens,
-            speculation=generation.draft.speculation or Speculation(),
+            speculation=speculation,
             sampling=generation.sampling,
             stop_ids=generation.stop_ids,
             vocab_size=self._vocabulary if self._draft_model is not self.model else None,
+            length=self._draft_length(speculation, generation.prompt_ids, generation.draft.prompt_ids),
             clock=self._clock,
         )
+
+    def _draft_length(self, speculation: Speculation, prompt: Sequence[int], draft: Sequence[int]) -> DraftLength:
+        """Shared by answers judged alike behind contexts of like lengths, which step times go by: what one of them has
+        learned saves the others trials of their own.
+        """
+        key = speculation, len(prompt).bit_length(), len(draft).bit_length()
+        if key not in self._draft_lengths and len(self._draft_lengths) >= _MOST_DRAFT_LENGTHS:
+            self._draft_lengths.clear()
+        return self._draft_lengths.setdefault(key, DraftLength())
 
     def _stop_ids(self, job: Job) -> frozenset[int]:
         return self.model.eos_ids if job.generation.stop_ids is None else job.generation.stop_ids

@@ -220,6 +220,18 @@ def test_requests_with_drafts_run_beside_plain_ones_and_give_the_targets_text(fa
     assert engine.metrics().drafted_tokens == sum(tally.drafted for tally in tallies if tally is not None)
 
 
+def test_what_one_answer_learns_of_drafting_serves_the_next() -> None:
+    model = tiny_model("llama")
+    engine = make(model, prefix_bytes=0)
+    ids = prompt(40)
+    ask = Generation(ids, GREEDY, max_tokens=12, stop_ids=NEVER, draft=Draft(prompt(6, seed=9)))
+    (first,) = finish(engine, engine.submit(ask))
+    (again,) = finish(engine, engine.submit(replace(ask, max_tokens=3)))
+    assert first.token_ids == greedy(model, ids, 12) and again.token_ids == first.token_ids[:3]
+    [length] = engine._draft_lengths.values()
+    assert length._plain_steps > 3  # of both answers together
+
+
 def test_a_larger_model_may_draft() -> None:
     target, drafting = tiny_model("llama"), tiny_model("llama", seed=1)
     engine = Engine(target, decode, draft_model=drafting, vocabulary=VOCAB, available=lambda: PLENTY)
