@@ -17,7 +17,7 @@ _OUTLIER = 4.0  # a step longer than this many usual ones was interrupted; it co
 _PRIOR_ACCEPTANCE, _PRIOR_TRIALS = 0.8, 2.0  # RAPID's published 75 to 85 %; too high a guess is soon corrected
 _PLAIN_AT_FIRST = 2  # plain steps before the first draft, so that there is something to compare with
 _PLAIN_AGAIN = 32  # rounds of speculation after which a plain step is measured again
-_GRACE = 2.0  # plain steps that speculation may cost before its account counts, so that it can be tried at all
+_GRACE = 1.0  # plain steps that speculation may cost before its account counts, so that it can be tried at all
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 16, 256  # plain steps between two trials, doubling while trials do not pay
 
 
@@ -59,7 +59,7 @@ class DraftLength:
         whatever it promises.
     """
 
-    def __init__(self, longest: int = 16, least_gain: float = 1.05, may_lose: float = 0.03) -> None:
+    def __init__(self, longest: int = 16, least_gain: float = 1.05, may_lose: float = 0.02) -> None:
         self.longest = longest
         self.least_gain = least_gain
         self.may_lose = may_lose

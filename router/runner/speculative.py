@@ -28,6 +28,7 @@ from .sampling import Sampler
 
 _REPRODUCIBLE_DRAFT = 4  # drafted where measured times must not have a say; good for acceptances of 0.6 to 0.9
 _FEW = 4  # tokens that a pass reads in about the time of one; a wholly accepted draft leaves one unread
+_SHORTER = 8  # times that the text must be longer than the drafter's, where both are read by one model
 _LONGEST_DRAFT = 32  # a sliding-window cache takes back 64 tokens; no speed model asks for more than 16
 
 
@@ -201,6 +202,8 @@ class SpeculativeDecoding:
         self._stop_ids = target.model.eos_ids if stop_ids is None else stop_ids
         self._stop, self._clock = stop, clock
         self._length = length or DraftLength()
+        # With one model for both, steps behind more than an eighth of the text are hardly cheaper: a trial cannot pay.
+        self._hopeless = draft.model is target.model and len(draft.prompt) * _SHORTER > len(target.prompt)
         self._fixed: int | None = None
         if speculation.draft_tokens != "auto":
             self._fixed = speculation.draft_tokens
@@ -264,7 +267,10 @@ class SpeculativeDecoding:
 
     def _wanted(self) -> int:
         remaining = self._max_tokens - self._emitted
-        wanted = self._length.choose(remaining) if self._fixed is None else min(self._fixed, remaining - 1)
+        if self._fixed is not None:
+            wanted = min(self._fixed, remaining - 1)
+        else:
+            wanted = 0 if self._hopeless else self._length.choose(remaining)
         return max(0, min(wanted, self._draft.room))
 
     def _make_draft(self, wanted: int) -> tuple[list[int], list[Tensor], float, float]:
