@@ -28,7 +28,7 @@ from .sampling import Sampler
 
 _REPRODUCIBLE_DRAFT = 4  # drafted where measured times must not have a say; good for acceptances of 0.6 to 0.9
 _FEW = 4  # tokens that a pass reads in about the time of one; a wholly accepted draft leaves one unread
-_SHORTER = 8  # times that the text must be longer than the drafter's, where both are read by one model
+_SHORTER = 8  # times that the text must be longer than the drafter's, where the drafter is no smaller
 _LONGEST_DRAFT = 32  # a sliding-window cache takes back 64 tokens; no speed model asks for more than 16
 
 
@@ -40,6 +40,7 @@ class DecodingModel(Protocol):
     eos_ids: frozenset[int]
     max_positions: int | None
     can_roll_back: bool
+    weight_bytes: int
 
     def new_cache(self, room: int = 0) -> Any: ...
 
@@ -202,8 +203,10 @@ class SpeculativeDecoding:
         self._stop_ids = target.model.eos_ids if stop_ids is None else stop_ids
         self._stop, self._clock = stop, clock
         self._length = length or DraftLength()
-        # With one model for both, steps behind more than an eighth of the text are hardly cheaper: a trial cannot pay.
-        self._hopeless = draft.model is target.model and len(draft.prompt) * _SHORTER > len(target.prompt)
+        # A step reads weights and text. With no fewer weights than the target and more than an eighth of its text, a
+        # drafter's steps are hardly cheaper: a trial cannot pay.
+        as_large = draft.model.weight_bytes >= target.model.weight_bytes
+        self._hopeless = as_large and len(draft.prompt) * _SHORTER > len(target.prompt)
         self._fixed: int | None = None
         if speculation.draft_tokens != "auto":
             self._fixed = speculation.draft_tokens

@@ -67,6 +67,7 @@ class Chain:
 
     device = torch.device("cpu")
     can_roll_back = True
+    weight_bytes = 1  # a smaller draft model has 0
 
     def __init__(
         self,
@@ -612,10 +613,11 @@ def test_a_target_that_yields_no_numbers_is_an_error() -> None:
 def simulated(draft_s: float, draft: Mapping[int, int], tokens: int) -> tuple[SpeculativeDecoding, float]:
     """Greedy decoding with steps of 1 s for the target; returns (decoding, seconds it took)."""
     clock = [0.0]
-    target = sure({}, seconds=1.0, clock=clock)
+    target, small = sure({}, seconds=1.0, clock=clock), sure(draft, seconds=draft_s, clock=clock)
+    small.weight_bytes = 0
     decoding = SpeculativeDecoding(
         Side(target, [0]),
-        Side(sure(draft, seconds=draft_s, clock=clock), [0]),
+        Side(small, [0]),
         max_tokens=tokens,
         sampling=GREEDY,
         length=DraftLength(),
@@ -624,6 +626,14 @@ def simulated(draft_s: float, draft: Mapping[int, int], tokens: int) -> tuple[Sp
     run(decoding)
     assert decoding.tokens == tuple((token + 1) % 8 for token in range(tokens))
     return decoding, clock[0]
+
+
+@pytest.mark.parametrize("times_longer", [1, 8])
+def test_a_model_drafts_for_itself_on_an_eighth_of_the_text_at_most(times_longer: int) -> None:
+    model = sure({})
+    decoding = SpeculativeDecoding(Side(model, [0] * times_longer), Side(model, [0]), max_tokens=64, sampling=GREEDY)
+    run(decoding)
+    assert (decoding.tally.rounds > 0) == (times_longer == 8)
 
 
 @pytest.mark.parametrize("draft_s", [0.1, 0.33, 1.0, 3.0])
