@@ -86,3 +86,8 @@ class BackendRejected(BackendError):
 
 class BadReply(BackendError):
     """The server answered with something that is not a completion."""
+
+
+def worth_another_try(outcome: object) -> bool:
+    """Whether a plan may ask the same again: after what passes, and after what was no answer, as models vary."""
+    return isinstance(outcome, BadReply) or (isinstance(outcome, BackendError) and outcome.retryable)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..core import Call, ModelProfile, Passage, Reply, Work
-from ..errors import BackendError, BackendRejected, BadReply, ContextTooLong, RouterError
+from ..errors import BackendError, BackendRejected, BadReply, ContextTooLong, RouterError, worth_another_try
 from .agent_calls import CallWriter
 from .notes import Notes
 from .portions import Portion
@@ -126,7 +126,7 @@ class Reader:
                 if reply.text.strip() or reply.citations or may_be_empty:
                     return reply
                 failure = BadReply(f"{call.purpose} came back empty ({reply.finish_reason})")
-            if not (isinstance(failure, BadReply) or (isinstance(failure, BackendError) and failure.retryable)):
+            if not worth_another_try(failure):
                 break
         return failure
 

@@ -27,7 +27,7 @@ from ..core import (
     TokenCounter,
     Work,
 )
-from ..errors import BackendError, BadReply, ContextTooLong, NoFeasibleStrategy, RouterError
+from ..errors import BadReply, ContextTooLong, NoFeasibleStrategy, RouterError, worth_another_try
 from ..prompts import (
     COPY_OVERHEAD_TOKENS,
     EVIDENCE_OVERHEAD_TOKENS,
@@ -40,6 +40,7 @@ from ..prompts import (
     not_read,
     refuses,
 )
+from .agent_calls import MESSAGE_TOKENS
 from .citations import named_passages, verbatim_quotes
 from .copied import Copied, checked, in_order
 from .full import TYPICAL_ANSWER_TOKENS, Full
@@ -52,8 +53,6 @@ TYPICAL_COPIED_TOKENS = 300  # by all calls together, where there is something; 
 TYPICAL_COPIED_PASSAGES = 6
 TYPICAL_NOTHING_TOKENS = 20  # by a call more, most of which have little or nothing to copy
 _LEAST_ROOM_TOKENS = 256  # for text in a prompt; with less, portions are too short to be understood
-
-_ROLE_TOKENS = 4  # of a message, around its content
 
 
 class RetrieveThenReason:
@@ -203,7 +202,7 @@ class _Asking:
         return _Room.of(self.features, self.profile)
 
     def count(self, messages: Sequence[Message]) -> int:
-        return sum(self.counter.count(message.content) + _ROLE_TOKENS for message in messages)
+        return sum(self.counter.count(message.content) + MESSAGE_TOKENS for message in messages)
 
     def worst(self, messages: Sequence[Message]) -> int:
         """Tokens that may turn out to be there."""
@@ -310,7 +309,7 @@ def _copied_out(asking: _Asking, there: Sequence[Portion], spending: Spending) -
             spending.settle(worst[number], profile, outcome)
             outcomes[number] = _or_empty(outcome)
             tries[number] += 1
-        again = [number for number in paid if tries[number] < 2 and _worth_another_try(outcomes[number])]
+        again = [number for number in paid if tries[number] < 2 and worth_another_try(outcomes[number])]
         wanted = [*again, *wanted[len(paid) :]]
     spending.keep_back(0, Decimal(0))
     if outcomes[0] is None:
@@ -330,10 +329,6 @@ def _or_empty(outcome: Outcome) -> Outcome:
     if isinstance(outcome, Reply) and outcome.answered and not outcome.text.strip() and not outcome.citations:
         return BadReply(f"The model's reply is empty (finish_reason {outcome.finish_reason!r}).")
     return outcome
-
-
-def _worth_another_try(outcome: Outcome | None) -> bool:
-    return isinstance(outcome, BadReply) or (isinstance(outcome, BackendError) and outcome.retryable)
 
 
 def _found(reply: Reply, portion: Portion) -> Copied:
