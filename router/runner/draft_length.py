@@ -4,8 +4,10 @@ Knows no model and reads no clock: it is told what each step took and answers wi
 of the target. One object serves answers behind contexts of about the same lengths, as step times depend on them.
 
 Speed model, for drafts that are kept independently with chance a: a round of n drafts emits (1 - a^(n+1)) / (1 - a)
-tokens and costs n draft steps and one target pass over n + 1 tokens. Published rules of thumb (arXiv 2502.20330: no
-gain below 32k tokens) are left to the measurement, as they hold for one kind of hardware.
+tokens and costs n draft steps and one target pass over n + 1 tokens. That pass costs 1 + g n^0.75 plain steps, with g
+measured: each further token costs less than the one before (exponents of 0.6 to 1 were seen on CPUs, for 1 to 16
+tokens; where memory bounds a pass g is about 0). Published rules of thumb (arXiv 2502.20330: no gain below 32k tokens)
+are left to the measurement, as they hold for one kind of hardware.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _FORGET = 0.9  # weight of the past when a new observation comes in: the last ten rounds say most
+_VERIFY_POWER = 0.75  # how the cost of a target pass grows with the tokens drafted
 _OUTLIER = 4.0  # a step longer than this many usual ones was interrupted; it counts as this many
 _PRIOR_ACCEPTANCE, _PRIOR_TRIALS = 0.8, 2.0  # RAPID's published 75 to 85 %; too high a guess is soon corrected
 _PLAIN_AT_FIRST = 2  # plain steps before the first draft, so that there is something to compare with
@@ -67,8 +70,8 @@ class DraftLength:
         self._plain_s: float | None = None  # one plain step
         self._draft_s: float | None = None  # one draft step
         self._catch_up_s: float | None = None  # reading what plain steps emitted, when last it was needed
-        self._verify_growth: float | None = None  # what each further token adds to a target pass, in plain steps
-        self._plain_steps = self._rounds_since_plain = self._plain_since_round = 0
+        self._verify_growth: float | None = None  # g of the speed model
+        self._plain_steps = self._rounds = self._rounds_since_plain = self._plain_since_round = 0
         self._pause = _SHORTEST_PAUSE
         self._spent_s = self._lost_s = 0.0  # a gain is a negative loss
 
@@ -82,12 +85,16 @@ class DraftLength:
         if self._plain_s is None or self._draft_s is None or self._verify_growth is None:
             return 0, 1.0
         draft_step = self._draft_s / self._plain_s
-        gains = [
-            predicted_speedup(self.acceptance, n, draft_step, 1 + n * self._verify_growth)
-            for n in range(1, self.longest + 1)
-        ]
-        gain = max(gains)
-        return gains.index(gain) + 1, gain
+        acceptance, growth = self.acceptance, self._verify_growth
+        best, most = 0, 0.0
+        emitted = kept = 1.0
+        for n in range(1, self.longest + 1):  # `predicted_speedup` of each, in a loop that is run in every step
+            kept *= acceptance
+            emitted += kept
+            gain = emitted / (n * draft_step + 1 + growth * n**_VERIFY_POWER)
+            if gain > most:
+                best, most = n, gain
+        return best, most
 
     def choose(self, remaining: int) -> int:
         """Tokens to draft now, 0 for a plain step. remaining: tokens that may still be emitted; one needs no draft."""
@@ -98,7 +105,7 @@ class DraftLength:
         if self._plain_s is not None and self._plain_steps < _PLAIN_AT_FIRST:
             self._plain_s = min(self._plain_s, seconds)  # the first step after a prefill may be many times slower
         else:
-            self._plain_s = _running(self._plain_s, seconds)
+            self._plain_s = _running(self._plain_s, seconds, self._plain_steps)
         self._plain_steps += 1
         self._plain_since_round += 1
         self._rounds_since_plain = 0
@@ -109,9 +116,9 @@ class DraftLength:
         assert self._plain_s is not None
         self._kept = _FORGET * self._kept + done.accepted
         self._judged = _FORGET * self._judged + done.accepted + done.refused
-        self._draft_s = _running(self._draft_s, done.draft_s / done.drafted)
-        growth = max(0.0, done.verify_s / self._plain_s - 1) / done.drafted
-        self._verify_growth = _running(self._verify_growth, growth)
+        self._draft_s = _running(self._draft_s, done.draft_s / done.drafted, self._rounds)
+        growth = max(0.0, done.verify_s / self._plain_s - 1) / done.drafted**_VERIFY_POWER
+        self._verify_growth = _running(self._verify_growth, growth, self._rounds)
         self._catch_up_s = done.catch_up_s or self._catch_up_s
         seconds = done.draft_s + done.verify_s + done.catch_up_s
         self._spent_s += seconds
@@ -121,6 +128,7 @@ class DraftLength:
             self._pause = _SHORTEST_PAUSE if pays else min(2 * self._pause, _LONGEST_PAUSE)
         self._plain_since_round = 0
         self._rounds_since_plain += 1
+        self._rounds += 1
 
     def _wanted(self) -> int:
         if self._plain_steps < _PLAIN_AT_FIRST:
@@ -141,12 +149,12 @@ class DraftLength:
         """Whether to try speculation again: after a pause, and while what trials have cost stays a small share."""
         assert self._plain_s is not None and self._draft_s is not None and self._verify_growth is not None
         catch_up_s = 2 * self._draft_s if self._catch_up_s is None else self._catch_up_s
-        worst_s = catch_up_s + length * (self._draft_s + self._plain_s * self._verify_growth)
+        worst_s = catch_up_s + length * self._draft_s + self._plain_s * self._verify_growth * length**_VERIFY_POWER
         return self._plain_since_round >= self._pause and self._lost_s + worst_s <= self.may_lose * self._spent_s
 
 
-def _running(known: float | None, seen: float) -> float:
-    """Running mean that forgets.
+def _running(known: float | None, seen: float, times: int) -> float:
+    """Running mean that forgets; `times` it was told before.
 
     Steps are interrupted, and slow at first, but never sped up: so an outlier upwards counts only in part, and a step
     far below the mean corrects it at once.
@@ -155,4 +163,5 @@ def _running(known: float | None, seen: float) -> float:
         return seen
     if seen < known / 2:
         return (known + 3 * seen) / 4
-    return _FORGET * known + (1 - _FORGET) * min(seen, _OUTLIER * known)
+    weight = max(1 - _FORGET, 1 / (times + 1))
+    return (1 - weight) * known + weight * min(seen, _OUTLIER * known)

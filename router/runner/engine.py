@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -26,6 +26,7 @@ from .handle import Handle
 from .kv_cache import KVCache
 from .memory import MemoryGuard, available_bytes, gibibytes, is_out_of_memory
 from .model import LanguageModel
+from .passes import run_together
 from .prefixes import Prefix, PrefixStore
 from .sampling import Sampler, choose
 from .scheduler import Job, Scheduler, longest_live
@@ -100,7 +101,7 @@ class Engine:
         self.model = model
         self.options = options
         self._draft_model = draft_model or model
-        self._draft_lengths: dict[tuple[Speculation, int, int], DraftLength] = {}
+        self._draft_lengths: dict[tuple[Speculation, tuple[int, int, int]], DraftLength] = {}
         self._vocabulary = vocabulary
         self._decode_text = decode
         self._on_device = available or (lambda: available_bytes(model.device))
@@ -144,6 +145,9 @@ class Engine:
     def submit(self, generation: Generation) -> Handle:
         """Put a request in the queue. What can be seen to be wrong at once is raised here, the rest by the handle."""
         max_tokens = self._check(generation)
+        # Nothing runs yet, but what cannot work is refused here, and a draft that would be read for nothing is left out.
+        if generation.draft is not None and not self._speculative(generation, max_tokens, None).drafts:
+            generation = replace(generation, draft=None)
         handle = Handle(self._notify)
         job = Job(generation, handle, max_tokens, self._clock())
         with self._wake:
@@ -200,8 +204,6 @@ class Engine:
         max_tokens = generation.max_tokens
         if self.model.max_positions is not None:
             max_tokens = min(max_tokens, self.model.max_positions - len(generation.prompt_ids))
-        if generation.draft is not None:
-            self._speculative(generation, max_tokens, None)  # runs nothing yet, but refuses what cannot work
         return max_tokens
 
     def _available(self) -> int:
@@ -311,24 +313,25 @@ class Engine:
 
     def _speculative(self, generation: Generation, max_tokens: int, cache: KVCache | None) -> SpeculativeDecoding:
         assert generation.draft is not None
-        speculation = generation.draft.speculation or Speculation()
         return SpeculativeDecoding(
             Side(self.model, generation.prompt_ids, cache),
             Side(self._draft_model, generation.draft.prompt_ids),
             max_tokens=max_tokens,
-            speculation=speculation,
+            speculation=generation.draft.speculation or Speculation(),
             sampling=generation.sampling,
             stop_ids=generation.stop_ids,
             vocab_size=self._vocabulary if self._draft_model is not self.model else None,
-            length=self._draft_length(speculation, generation.prompt_ids, generation.draft.prompt_ids),
             clock=self._clock,
         )
 
-    def _draft_length(self, speculation: Speculation, prompt: Sequence[int], draft: Sequence[int]) -> DraftLength:
-        """Shared by answers judged alike behind contexts of like lengths, which step times go by: what one of them has
-        learned saves the others trials of their own.
+    def _draft_length(self, generation: Generation, rows: int) -> DraftLength:
+        """Shared by answers judged alike behind contexts of like lengths, with as much company in their passes: what
+        one of them has learned of step times saves the others trials of their own.
         """
-        key = speculation, len(prompt).bit_length(), len(draft).bit_length()
+        assert generation.draft is not None
+        draft = generation.draft
+        lengths = (len(generation.prompt_ids).bit_length(), len(draft.prompt_ids).bit_length(), rows.bit_length())
+        key = draft.speculation or Speculation(), lengths
         if key not in self._draft_lengths and len(self._draft_lengths) >= _MOST_DRAFT_LENGTHS:
             self._draft_lengths.clear()
         return self._draft_lengths.setdefault(key, DraftLength())
@@ -391,9 +394,7 @@ class Engine:
             decoded = self._decode_together(alike) or []
         together = {id(job) for job, _ in decoded}
         decoded += self._decode_one_by_one([job for job in plain if id(job) not in together])
-        for job in jobs:
-            if job.decoding is not None:
-                decoded += self._speculate(job, job.decoding)
+        decoded += self._speculate([job for job in jobs if job.decoding is not None])
         for job, choice in decoded:
             if job.cache is not None:  # not ended by an earlier token of its block
                 self._accept(job, choice)
@@ -405,18 +406,27 @@ class Engine:
         sampling = job.generation.sampling
         return self.model.dtype != torch.float32 and sampling.seed is not None and not sampling.is_greedy
 
-    def _speculate(self, job: Job, decoding: SpeculativeDecoding) -> list[tuple[Job, TokenChoice | None]]:
-        """One round of drafting and judging; several tokens may come of it."""
-        try:
-            block = decoding.step()
-        except Exception as error:  # whatever it is, it is this request's alone; half a round cannot be tried again
-            if is_out_of_memory(error):
-                self._free_all()
-            self._fail(job, self._translated(error))
-            return []
-        self._counts["drafted_tokens"] += block.drafted
-        self._counts["accepted_tokens"] += block.accepted
-        return [(job, choice) for choice in block.choices]
+    def _speculate(self, jobs: list[Job]) -> list[tuple[Job, TokenChoice | None]]:
+        """One round of drafting and judging for each; several tokens may come of it."""
+        can_share = self.options.batch_decode and self.model.batches_rows and self._draft_model.batches_rows
+        company = [job for job in jobs if can_share and not self._must_repeat(job)]
+        groups = [company, *([job] for job in jobs if job not in company)]
+        decoded: list[tuple[Job, TokenChoice | None]] = []
+        for group in filter(None, groups):
+            for job in group:
+                assert job.decoding is not None
+                job.decoding.length = self._draft_length(job.generation, len(group))
+            steps = [job.decoding.passes() for job in group if job.decoding is not None]
+            for job, block in zip(group, run_together(steps, self._clock, self._free_all), strict=True):
+                if isinstance(block, Exception):  # whatever it is, it is this request's alone
+                    if is_out_of_memory(block):
+                        self._free_all()
+                    self._fail(job, self._translated(block))
+                    continue
+                self._counts["drafted_tokens"] += block.drafted
+                self._counts["accepted_tokens"] += block.accepted
+                decoded += [(job, choice) for choice in block.choices]
+        return decoded
 
     def _decode_together(self, jobs: list[Job]) -> list[tuple[Job, TokenChoice | None]] | None:
         """One pass for all rows. None where it failed, with every cache as it was before."""
@@ -426,8 +436,8 @@ class Engine:
         samplers = [job.sampler for job in jobs if job.sampler is not None]
         before = [sampler.chance.getstate() for sampler in samplers]
         try:
-            tokens = self.model.tokens([job.new_ids[-1] for job in jobs])[0]
-            choices = choose(self.model.forward_rows(tokens, caches), samplers)
+            rows = [job.new_ids[-1:] for job in jobs]
+            choices = choose(self.model.forward_rows(rows, caches), samplers)
         except Exception as error:  # one row may be to blame; alone, the others will do
             short_of_memory = is_out_of_memory(error)
         else:

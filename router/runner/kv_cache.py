@@ -6,13 +6,13 @@ attention. A sliding layer keeps `ROLLBACK_TOKENS` more than its window, so shor
 
 `KVCache` is a transformers `Cache`, so any causal model of that library takes it. Layers that are neither full nor
 windowed attention (recurrent ones, for instance) stay as transformers makes them: such a cache can be copied whole,
-but never shortened. `RowsCache` puts several caches of different lengths side by side for one decoding step.
+but never shortened. `RowsCache` lets several caches of different lengths take part in one pass.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -238,33 +238,54 @@ class KVCache(Cache):
 
 
 class RowStates(list[Tensor]):
-    """Keys, or values, of several rows of different lengths: one tensor (1, H, tokens, D) for each row."""
+    """Keys, or values, of several rows of different lengths: one tensor (1, H, tokens, D) for each row.
+
+    new: how many of each row's tokens are new. window: tokens that a query may look at, or None for all.
+    """
+
+    def __init__(self, states: Iterable[Tensor], new: list[int], window: int | None) -> None:
+        super().__init__(states)
+        self.new = new
+        self.window = window
 
 
 class RowsCache(Cache):
-    """Several caches side by side for one decoding step: each row of the batch appends to, and reads, its own."""
+    """Several caches behind one another for one pass: each row appends its new tokens to, and reads, its own.
 
-    def __init__(self, rows: Sequence[KVCache]) -> None:
-        layers: list[Any] = [_RowsLayer(layers) for layers in zip(*(row.layers for row in rows), strict=True)]
+    new: how many of the tokens that come belong to each row, in order.
+    """
+
+    def __init__(self, rows: Sequence[KVCache], new: Sequence[int]) -> None:
+        layers: list[Any] = [_RowsLayer(layers, new) for layers in zip(*(row.layers for row in rows), strict=True)]
         super().__init__(layers=layers)
 
 
 class _RowsLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    def __init__(self, rows: Sequence[KVLayer]) -> None:
+    def __init__(self, rows: Sequence[KVLayer], new: Sequence[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rows = rows
+        self.new = list(new)
         self.is_sliding = getattr(rows[0], "is_sliding", False)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Returns (RowStates, RowStates) instead of tensors: only our own attention function can read them."""
-        pairs = [row.update(key_states[i : i + 1], value_states[i : i + 1]) for i, row in enumerate(self.rows)]
-        return RowStates(keys for keys, _ in pairs), RowStates(values for _, values in pairs)
+        """States of shape (1, H, all new tokens, D), row after row.
+
+        Returns (RowStates, RowStates) instead of tensors: only our own attention function can read them.
+        """
+        split = torch.split(key_states, self.new, 2), torch.split(value_states, self.new, 2)
+        parts = zip(self.rows, *split, strict=True)
+        pairs = [row.update(keys, values) for row, keys, values in parts]
+        window = self.rows[0].window
+        return (
+            RowStates((keys for keys, _ in pairs), self.new, window),
+            RowStates((values for _, values in pairs), self.new, window),
+        )
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0  # so that no mask is made: one query looks at everything its row has
+        return query_length, 0  # a mask of this size is never read: our attention function makes one for each row
 
     def get_seq_length(self) -> int:
         return 0

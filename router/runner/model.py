@@ -1,7 +1,7 @@
 """A causal language model: token ids and a cache in, logits out. Nothing here samples, schedules or knows text.
 
 One primitive carries everything: `forward` appends tokens to a cache and returns logits only where they are wanted.
-`forward_rows` is the same for one token each of several requests at once: the weights are read once for all of them,
+`forward_rows` is the same for a few tokens each of several requests at once: the weights are read once for all of them,
 while each row attends to its own cache, so rows may differ in length and nothing is padded. It works through an
 attention function of our own, which falls back to transformers' for everything else; `batches_rows` tells whether the
 model at hand goes along (it is tried, and compared with `forward`, when the model is loaded).
@@ -127,22 +127,23 @@ class LanguageModel:
             cache.n_tokens += tokens.shape[1]
             return (out if wanted == 0 else out[:, -wanted:]).float()
 
-    def forward_rows(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
-        """Append one token to each of several caches of any lengths and return float32 logits, shape (B, V).
+    def forward_rows(self, rows: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> Tensor:
+        """Append each row's tokens to its own cache, which may be of any length.
 
-        tokens: shape (B,), int64. Only where `batches_rows` is true.
+        Returns float32 logits, shape (tokens of all rows together, V), row after row. Only where `batches_rows` is
+        true. After an exception, every cache must be cut back to what it was.
         """
-        positions = torch.tensor([[cache.n_tokens] for cache in caches], dtype=torch.long)
+        places = [range(cache.n_tokens, cache.n_tokens + len(row)) for row, cache in zip(rows, caches, strict=True)]
         with torch.inference_mode():
             out: Tensor = self._model(
-                input_ids=tokens[:, None],
-                past_key_values=RowsCache(caches),
-                position_ids=positions.to(self.device, non_blocking=True),
+                input_ids=self.tokens([token for row in rows for token in row]),
+                past_key_values=RowsCache(caches, [len(row) for row in rows]),
+                position_ids=self.tokens([place for row in places for place in row]),
                 use_cache=True,
             ).logits
-            for cache in caches:
-                cache.n_tokens += 1
-            return out[:, -1].float()
+            for row, cache in zip(rows, caches, strict=True):
+                cache.n_tokens += len(row)
+            return out[0].float()
 
     def crop(self, cache: KVCache, n_tokens: int) -> None:
         """Cut the cache to its first n_tokens tokens (the number that stays). Raises ConfigError where it cannot.
@@ -174,21 +175,31 @@ class LanguageModel:
         return int(activations + mask + scores + repeated + 3 * self.vocab_size * 4)
 
     def _rows_agree(self) -> bool:
-        """Try `forward_rows` on two rows of different lengths and compare with `forward`."""
+        """Try `forward_rows` on rows of different lengths and compare with `forward`."""
         if self.attention != "sdpa" or "position_ids" not in self._accepts or not self.can_roll_back:
             return False
+        if _rotates_by_length(self._model.config.get_text_config(decoder=True)):
+            return False
         prompts = [[i % self.vocab_size for i in range(n)] for n in (3, 5)]
+        rows = [[7 % self.vocab_size], [11 % self.vocab_size, 2 % self.vocab_size]]
         slow, fast = [self.new_cache() for _ in prompts], [self.new_cache() for _ in prompts]
         for prompt, one, other in zip(prompts, slow, fast, strict=True):
             self.forward(self.tokens(prompt), one)
             self.forward(self.tokens(prompt), other)
-        token = 7 % self.vocab_size
-        expected = torch.cat([self.forward(self.tokens([token]), cache)[:, 0] for cache in slow])
+        alone = zip(rows, slow, strict=True)
+        expected = torch.cat([self.forward(self.tokens(row), cache, logits="all")[0] for row, cache in alone])
         try:
-            found = self.forward_rows(self.tokens([token, token])[0], fast)
+            found = self.forward_rows(rows, fast)
         except (TypeError, AttributeError, ValueError, RuntimeError):  # the model does more with keys than pass them on
             return False
         return bool((found - expected).norm() <= 0.05 * expected.norm())
+
+
+def _rotates_by_length(text_config: Any) -> bool:
+    """Whether the rotation of positions depends on the longest text in a pass: company would then change a row."""
+    given = getattr(text_config, "rope_parameters", None) or {}
+    kinds = [given, *(one for one in given.values() if isinstance(one, dict))]  # one for each kind of layer
+    return any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)
 
 
 def _attend(
@@ -196,24 +207,44 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Attention of queries (B, H, T, D), for transformers' registry: by torch's fused kernels, rows one by one."""
     if isinstance(key, RowStates):
-        rows = [
-            sdpa_attention_forward(module, query[i : i + 1], key[i], value[i], None, **options)[0]
-            for i in range(len(key))
-        ]
-        return torch.cat(rows), None
-    new, all_keys = query.shape[2], key.shape[2]
-    if attention_mask is not None or new == 1 or new == all_keys:
+        parts = zip(torch.split(query, key.new, 2), key, value, strict=True)
+        rows = [_attend_behind(module, part, keys, values, key.window, options) for part, keys, values in parts]
+        return torch.cat(rows, 1), None
+    if attention_mask is not None or query.shape[2] in (1, key.shape[2]):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    # A later chunk of a prefill: causal from the lower right corner, without ever making the mask (T x all keys).
-    out = torch.nn.functional.scaled_dot_product_attention(
+    return _attend_behind(module, query, key, value, None, options), None
+
+
+def _attend_behind(
+    module: torch.nn.Module, query: Tensor, keys: Tensor, values: Tensor, window: int | None, options: dict[str, Any]
+) -> Tensor:
+    """Attention of the last tokens of a text, causal from the lower right corner; shape (B, T, H, D).
+
+    Where a CUDA kernel knows that shape, its mask (T x all keys) is never made.
+    """
+    new, all_keys = query.shape[2], keys.shape[2]
+    if new == 1 or window is not None or not _knows_causal(query.device, query.dtype):
+        mask = None if new == 1 else _visible(new, all_keys, window, query.device)
+        out: Tensor = sdpa_attention_forward(module, query, keys, values, mask, **options)[0]
+        return out
+    attended = torch.nn.functional.scaled_dot_product_attention(
         query,
-        key,
-        value,
+        keys,
+        values,
         attn_mask=causal_lower_right(new, all_keys),
         scale=options.get("scaling"),
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=query.shape[1] != keys.shape[1],
     )
-    return out.transpose(1, 2).contiguous(), None
+    return attended.transpose(1, 2).contiguous()
+
+
+@lru_cache(maxsize=32)  # all layers of a pass ask for the same
+def _visible(new: int, all_keys: int, window: int | None, device: torch.device) -> Tensor:
+    """Which keys each of the last `new` tokens may look at: bool, shape (new, all_keys)."""
+    key = torch.arange(all_keys, device=device)
+    own = key[all_keys - new :, None]
+    seen = key <= own
+    return seen if window is None else seen & (key > own - window)
 
 
 @lru_cache

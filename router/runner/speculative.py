@@ -3,7 +3,7 @@
 One `SpeculativeDecoding` is one answer. The two sides share nothing but the tokens of the answer so far: prompts,
 positions and caches are their own, even where one model does both. `laws.py` says which drafts are kept and
 `draft_length.py` how many to make; this module feeds the models, keeps the caches in step and ends the text. Several
-answers at once are several of these, stepped in turn: each row keeps as many drafts as it may.
+answers at once are several of these, whose passes are shared (`passes.py`): each row keeps as many drafts as it may.
 
 Source: RAPID, arXiv 2502.20330; written anew, as `generate(assistant_model=...)` gives both models the same prompt.
 """
@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,31 +24,13 @@ from ..errors import BackendError, ConfigError
 from .draft_length import DraftLength, Round
 from .generation import FinishReason, SamplingOptions, TokenChoice
 from .laws import Law, acceptance, greedy_choice, probabilities, reference, replacement
+from .passes import DecodingModel, Pass, Step, run_alone
 from .sampling import Sampler
 
 _REPRODUCIBLE_DRAFT = 4  # drafted where measured times must not have a say; good for acceptances of 0.6 to 0.9
 _FEW = 4  # tokens that a pass reads in about the time of one; a wholly accepted draft leaves one unread
 _SHORTER = 8  # times that the text must be longer than the drafter's, where the drafter is no smaller
 _LONGEST_DRAFT = 32  # a sliding-window cache takes back 64 tokens; no speed model asks for more than 16
-
-
-class DecodingModel(Protocol):
-    """What decoding needs of a model; `model.LanguageModel` has it. A cache has `n_tokens`, the tokens it holds."""
-
-    device: torch.device
-    vocab_size: int
-    eos_ids: frozenset[int]
-    max_positions: int | None
-    can_roll_back: bool
-    weight_bytes: int
-
-    def new_cache(self, room: int = 0) -> Any: ...
-
-    def tokens(self, ids: Sequence[int]) -> Tensor: ...
-
-    def forward(self, tokens: Tensor, cache: Any, *, logits: Any = "last") -> Tensor: ...
-
-    def crop(self, cache: Any, n_tokens: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +184,7 @@ class SpeculativeDecoding:
         self._drafts = random.Random(None if sampling.seed is None else f"drafts of {sampling.seed}")
         self._stop_ids = target.model.eos_ids if stop_ids is None else stop_ids
         self._stop, self._clock = stop, clock
-        self._length = length or DraftLength()
+        self.length = length or DraftLength()  # of this company: others may come and go, and step times with them
         # A step reads weights and text. With no fewer weights than the target and more than an eighth of its text, a
         # drafter's steps are hardly cheaper: a trial cannot pay.
         as_large = draft.model.weight_bytes >= target.model.weight_bytes
@@ -214,7 +196,13 @@ class SpeculativeDecoding:
             self._fixed = _REPRODUCIBLE_DRAFT
         self._reason: FinishReason | None = None
         self._drafted = self._accepted = self._rounds = self._plain_steps = 0
-        self._prefill_target, self._prefill_draft = self._target.unread, self._draft.unread
+        self._prefill_target = self._target.unread
+        self._prefill_draft = self._draft.unread if self.drafts else 0
+
+    @property
+    def drafts(self) -> bool:
+        """Whether anything may be drafted at all; where not, plain decoding does the same for less."""
+        return self._fixed is not None or not self._hopeless
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -245,84 +233,85 @@ class SpeculativeDecoding:
     def prefill(self, chunk_tokens: int = 2048) -> bool:
         """Read at most one chunk of one prompt, the target's first; returns whether there is more to read."""
         side = self._target if self._target.unread else self._draft
-        if side.unread:  # not where prompts are one token long, or were reused whole
+        if side.unread and (side is self._target or self.drafts):  # not where prompts are short, or were reused whole
             side.read(chunk_tokens)
-        return bool(self._target.unread or self._draft.unread)
+        return bool(self._target.unread or (self.drafts and self._draft.unread))
 
     def step(self) -> Block:
         """Emit at least one token: a round of speculation, or a plain step of the target. Prefills what is left."""
+        return run_alone(self.passes(), self._clock)
+
+    def passes(self) -> Step[Block]:
+        """The passes of one `step`, for those who run several answers together."""
         assert self._reason is None, "the text has ended"
-        with torch.inference_mode():
-            while self._target.unread:
-                self._target.read()
-            known = self._emitted
-            drafted, offered, caught_up, drafting = self._make_draft(self._wanted())
-            started = self._clock()
-            logits = self._forward_target(drafted)
-            accepted, extra = self._judge(logits, drafted, offered)
-            block = self._cut(drafted, accepted, extra, logits)
-            for side in (self._target, self._draft):
-                del side.ids[side.prompt_tokens + known :]
-                side.ids.extend(block.tokens)
-                side.forget(len(side.ids) - 1)
-        self._account(block, caught_up, drafting, self._clock() - started)
+        while self._target.unread:
+            yield self._target.next_chunk()
+        known, length = self._emitted, self.length
+        drafted: list[int] = []
+        offered: list[Tensor] = []
+        catching_up = drafting = 0.0
+        wanted = self._wanted(length)
+        while wanted and self._draft.unread > _FEW:
+            _, began = yield self._draft.next_chunk()
+            catching_up += self._clock() - began
+        while len(drafted) < wanted:
+            logits, began = yield self._draft.next_pass(1)
+            more = self._offer(logits, drafted, offered)
+            drafting += self._clock() - began
+            if not more:
+                break
+        self._target.ids.extend(drafted)
+        raw, began = yield self._target.next_pass(len(drafted) + 1, last=True)
+        accepted, extra = self._judge(raw[:, : self._vocabulary], drafted, offered)
+        block = self._cut(drafted, accepted, extra, raw[:, : self._vocabulary])
+        for side in (self._target, self._draft):
+            del side.ids[side.prompt_tokens + known :]
+            side.ids.extend(block.tokens)
+            side.forget(len(side.ids) - 1)
+        self._account(block, length, catching_up, drafting, self._clock() - began)
         return block
 
-    def _wanted(self) -> int:
+    def _wanted(self, length: DraftLength) -> int:
         remaining = self._max_tokens - self._emitted
         if self._fixed is not None:
             wanted = min(self._fixed, remaining - 1)
         else:
-            wanted = 0 if self._hopeless else self._length.choose(remaining)
+            wanted = 0 if self._hopeless else length.choose(remaining)
         return max(0, min(wanted, self._draft.room))
 
-    def _make_draft(self, wanted: int) -> tuple[list[int], list[Tensor], float, float]:
-        """(drafted tokens, their distributions over V, seconds to catch up, seconds to draft)."""
-        drafted: list[int] = []
-        offered: list[Tensor] = []
-        if not wanted:
-            return drafted, offered, 0.0, 0.0
-        started = self._clock()
-        while self._draft.unread > _FEW:
-            self._draft.read()
-        caught_up = self._clock()
-        while len(drafted) < wanted:
-            logits = _shaped(self._draft.feed(1)[:, : self._vocabulary], self._samplers[1])[0]
-            distribution = probabilities(logits)
-            token = logits.argmax(-1, keepdim=True) if self._greedy else _drawn(distribution, self._drafts)
-            # One transfer for both; an id is exact in a double.
-            chosen, confidence = torch.cat((token.double(), distribution[token].double())).tolist()
-            if math.isnan(confidence):
-                break  # a broken draft model costs speed, never the answer
-            drafted.append(int(chosen))
-            offered.append(distribution)
-            self._draft.ids.append(int(chosen))
-            if confidence < self._speculation.least_confidence or int(chosen) in self._stop_ids:
-                break
-        return drafted, offered, caught_up - started, self._clock() - caught_up
+    def _offer(self, logits: Tensor, drafted: list[int], offered: list[Tensor]) -> bool:
+        """Draft one more token from logits (1, V) of the draft model; returns whether another may follow."""
+        shaped = _shaped(logits[:, : self._vocabulary], self._samplers[1])[0]
+        distribution = probabilities(shaped)
+        token = shaped.argmax(-1, keepdim=True) if self._greedy else _drawn(distribution, self._drafts)
+        # One transfer for both; an id is exact in a double.
+        chosen, confidence = torch.cat((token.double(), distribution[token].double())).tolist()
+        if math.isnan(confidence):
+            return False  # a broken draft model costs speed, never the answer
+        drafted.append(int(chosen))
+        offered.append(distribution)
+        self._draft.ids.append(int(chosen))
+        return not (confidence < self._speculation.least_confidence or int(chosen) in self._stop_ids)
 
-    def _forward_target(self, drafted: Sequence[int]) -> Tensor:
-        """Raw target logits, (len(drafted) + 1, V), for the place of each draft and the one behind the last."""
-        self._target.ids.extend(drafted)
-        logits = self._target.feed(len(drafted) + 1)[:, : self._vocabulary]
-        if not bool(logits.amax(-1).isfinite().all()):
+    def _judge(self, raw: Tensor, drafted: Sequence[int], offered: Sequence[Tensor]) -> tuple[int, int]:
+        """(drafts kept, the token emitted behind them), from raw target logits (len(drafted) + 1, V): for the place of
+        each draft and the one behind the last.
+        """
+        logits, n = _shaped(raw, self._samplers[0]), len(drafted)
+        most, likeliest = logits.max(-1)
+        if not math.isfinite(float(most.sum())):
             raise BackendError(
                 "The target's logits are no numbers: an overflow in half precision, or broken weights. "
                 "Try dtype='bfloat16' or 'float32'."
             )
-        return logits
-
-    def _judge(self, raw: Tensor, drafted: Sequence[int], offered: Sequence[Tensor]) -> tuple[int, int]:
-        """(drafts kept, the token emitted behind them)."""
-        logits, n = _shaped(raw, self._samplers[0]), len(drafted)
         if not n:
-            return 0, self._from_target(logits[0])
+            return 0, int(likeliest[0]) if self._greedy else self._from_target(logits[0])
         draft = torch.stack(list(offered)).to(logits.device)
         tokens = torch.tensor(drafted, device=logits.device)
         if self._greedy:
             choice = greedy_choice(logits[:n], draft, self._law)
             kept = _leading(choice == tokens)
-            return kept, int(choice[kept]) if kept < n else self._from_target(logits[n])
+            return kept, int((choice if kept < n else likeliest)[kept])
         judged = reference(logits[:n], draft, self._law)
         draws = torch.tensor([self._verdicts.random() for _ in drafted], dtype=torch.float64, device=logits.device)
         kept = _leading(draws < acceptance(judged, draft, tokens))
@@ -332,8 +321,6 @@ class SpeculativeDecoding:
         return kept, int(_drawn(spare, self._verdicts))
 
     def _from_target(self, logits: Tensor) -> int:
-        if self._greedy:
-            return int(logits.argmax())
         return int(_drawn(probabilities(logits.double()), self._verdicts))
 
     def _cut(self, drafted: Sequence[int], accepted: int, extra: int, raw: Tensor) -> Block:
@@ -361,7 +348,9 @@ class SpeculativeDecoding:
         rows = zip(tokens, chosen, top.indices.tolist(), top.values.tolist(), strict=True)
         return tuple(TokenChoice(token, own, tuple(zip(ids, values, strict=True))) for token, own, ids, values in rows)
 
-    def _account(self, block: Block, caught_up: float, drafting: float, verifying: float) -> None:
+    def _account(
+        self, block: Block, length: DraftLength, catching_up: float, drafting: float, verifying: float
+    ) -> None:
         target, draft = self._target, self._draft
         assert target.cache.n_tokens == len(target.ids) - 1
         assert draft.cache.n_tokens <= len(draft.ids) - 1
@@ -370,15 +359,13 @@ class SpeculativeDecoding:
         self._accepted += block.accepted
         if not block.drafted:
             self._plain_steps += 1
-            self._length.saw_plain_step(verifying)
+            length.saw_plain_step(verifying)
             return
         self._rounds += 1
         if self._fixed is None:
             refused = block.accepted < block.drafted
             emitted = len(block.choices)
-            self._length.saw_round(
-                Round(block.drafted, block.accepted, refused, emitted, drafting, verifying, caught_up)
-            )
+            length.saw_round(Round(block.drafted, block.accepted, refused, emitted, drafting, verifying, catching_up))
 
 
 class _Feed:
@@ -407,14 +394,19 @@ class _Feed:
         most = self.model.max_positions
         return _LONGEST_DRAFT if most is None else most - len(self.ids)
 
-    def read(self, chunk_tokens: int = 2048) -> None:
+    def read(self, chunk_tokens: int) -> None:
         """Feed at most a chunk of what is unread; its logits are not wanted."""
-        there = self.cache.n_tokens
-        self.model.forward(self.model.tokens(self.ids[there : there + min(self.unread, chunk_tokens)]), self.cache)
+        chunk = self.next_chunk(chunk_tokens)
+        self.model.forward(self.model.tokens(chunk.ids), self.cache)
 
-    def feed(self, rows: int) -> Tensor:
-        """Feed all ids that the cache lacks; logits, (rows, V), behind the last `rows` of them."""
-        return self.model.forward(self.model.tokens(self.ids[self.cache.n_tokens :]), self.cache, logits=rows)[0]
+    def next_chunk(self, chunk_tokens: int = 2048) -> Pass:
+        """A chunk of what is unread."""
+        there = self.cache.n_tokens
+        return Pass(self.model, self.cache, self.ids[there : there + min(self.unread, chunk_tokens)])
+
+    def next_pass(self, wanted: int, *, last: bool = False) -> Pass:
+        """All ids that the cache lacks, with logits behind the last `wanted` of them."""
+        return Pass(self.model, self.cache, self.ids[self.cache.n_tokens :], wanted, last)
 
     def forget(self, n_tokens: int) -> None:
         """Keep at most the first n_tokens tokens."""

@@ -220,11 +220,52 @@ def test_requests_with_drafts_run_beside_plain_ones_and_give_the_targets_text(fa
     assert engine.metrics().drafted_tokens == sum(tally.drafted for tally in tallies if tally is not None)
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_requests_with_drafts_share_passes_and_get_what_they_would_alone(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(family)
+    shared: list[int] = []
+    forward_rows = model.forward_rows
+    monkeypatch.setattr(
+        model, "forward_rows", lambda rows, caches: shared.append(len(rows)) or forward_rows(rows, caches)
+    )
+    asked = [
+        Generation(
+            prompt(30 + 7 * seed, seed=seed),
+            SamplingOptions(seed=seed),
+            max_tokens=24 + seed,
+            stop_ids=NEVER,
+            draft=Draft(prompt(4 + seed, seed=9), Speculation(draft_tokens=1 + seed)),
+        )
+        for seed in range(4)
+    ]
+    alone: list[Generated] = []
+    for generation in asked:
+        engine = make(model, prefix_bytes=0, chunk_tokens=64)
+        alone += finish(engine, engine.submit(generation))
+    assert not shared
+    engine = make(model, prefix_bytes=0, chunk_tokens=64)
+    together = finish(engine, *(engine.submit(generation) for generation in asked))
+    assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
+    assert max(shared) == 4
+
+
+def test_a_draft_that_cannot_save_time_is_not_read() -> None:
+    model = tiny_model("llama")
+    engine = make(model)
+    ask = Generation(prompt(40), GREEDY, max_tokens=5, stop_ids=NEVER, draft=Draft(prompt(20)))
+    (answer,) = finish(engine, engine.submit(ask))
+    assert answer.token_ids == greedy(model, prompt(40), 5)
+    assert answer.usage.speculation is None
+    assert engine.metrics().prefilled_tokens == 40
+
+
 def test_what_one_answer_learns_of_drafting_serves_the_next() -> None:
     model = tiny_model("llama")
     engine = make(model, prefix_bytes=0)
     ids = prompt(40)
-    ask = Generation(ids, GREEDY, max_tokens=12, stop_ids=NEVER, draft=Draft(prompt(6, seed=9)))
+    ask = Generation(ids, GREEDY, max_tokens=12, stop_ids=NEVER, draft=Draft(prompt(5, seed=9)))
     (first,) = finish(engine, engine.submit(ask))
     (again,) = finish(engine, engine.submit(replace(ask, max_tokens=3)))
     assert first.token_ids == greedy(model, ids, 12) and again.token_ids == first.token_ids[:3]
@@ -496,12 +537,36 @@ def test_a_passing_shortage_of_memory_costs_only_the_stored_prefixes() -> None:
     assert answer.usage.completion_tokens == 6
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_a_draft_that_runs_out_of_memory_fails_alone(family: str) -> None:
+    transformer, poison = tiny_transformer(family), 47
+    engine = make(LanguageModel(transformer), prefix_bytes=0)
+    asked = [
+        Generation(
+            tuple(t % 40 for t in prompt(20, seed=bias)),
+            SamplingOptions(temperature=0, logit_bias={poison: 100.0 * bias}),
+            max_tokens=12,
+            stop_ids=NEVER,
+            draft=Draft(tuple(t % 40 for t in prompt(4, seed=9)), Speculation(draft_tokens=3)),
+        )
+        for bias in (-1, 1, -1)
+    ]
+    expected = [finish(e := make(tiny_model(family)), e.submit(generation))[0] for generation in asked]
+    Saboteur(transformer, lambda tokens: bool((tokens == poison).any()))
+    handles = [engine.submit(generation) for generation in asked]
+    while engine.step():
+        pass
+    with pytest.raises(BackendUnavailable, match="ran out of memory"):
+        handles[1].result()
+    assert [handles[i].result().token_ids for i in (0, 2)] == [expected[i].token_ids for i in (0, 2)]
+
+
 def test_a_draft_that_memory_fails_leaves_room_for_the_next_try() -> None:
     transformer = tiny_transformer("llama")
     engine = make(LanguageModel(transformer))
     finish(engine, engine.submit(Generation(prompt(50), GREEDY, max_tokens=2)))
     Saboteur(transformer, lambda tokens: engine.metrics().prefixes > 0)
-    asked = Generation(prompt(40, seed=2), GREEDY, max_tokens=6, stop_ids=NEVER, draft=Draft(prompt(9)))
+    asked = Generation(prompt(40, seed=2), GREEDY, max_tokens=6, stop_ids=NEVER, draft=Draft(prompt(5)))
     first = engine.submit(asked)
     while engine.step():
         pass

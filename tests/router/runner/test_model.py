@@ -47,10 +47,20 @@ def test_rows_of_different_lengths_decode_together_as_they_do_alone(family: str)
         model.forward(text(n, seed=n), one)
         model.forward(text(n, seed=n), other)
     for step in range(16):  # past the window for the short rows too
-        tokens = text(len(lengths), seed=100 + step)[0]
-        expected = torch.cat([model.forward(t.view(1, 1), c)[:, -1] for t, c in zip(tokens, alone, strict=True)])
-        assert close(model.forward_rows(tokens, together), expected)
+        rows = [text(1 + (step + i) % 4, seed=100 + step + i)[0].tolist() for i in range(len(lengths))]
+        passes = zip(rows, alone, strict=True)
+        expected = torch.cat([model.forward(model.tokens(row), cache, logits="all")[0] for row, cache in passes])
+        assert close(model.forward_rows(rows, together), expected)
+        for row, one, other in zip(rows, alone, together, strict=True):
+            for cache in (one, other):  # as a draft of which one token was kept
+                model.crop(cache, cache.n_tokens - len(row) + 1)
     assert [cache.n_tokens for cache in together] == [n + 16 for n in lengths]
+
+
+def test_a_model_whose_positions_turn_by_the_longest_text_does_not_share_a_pass() -> None:
+    transformer = tiny_transformer("llama")
+    transformer.config.rope_parameters = {**transformer.config.rope_parameters, "rope_type": "dynamic", "factor": 2.0}
+    assert not LanguageModel(transformer).batches_rows
 
 
 def test_a_model_that_cannot_share_a_pass_says_so() -> None:
