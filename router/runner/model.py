@@ -30,6 +30,7 @@ Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"]
 Wanted = Literal["last", "all"] | int
 
 _OURS = "longroute_sdpa"
+_BLOCK = 256  # queries that one mask serves: it grows with them, and so does what they compute and then mask
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -166,12 +167,14 @@ class LanguageModel:
         wide = int(getattr(config, "intermediate_size", 0) or 4 * config.hidden_size)
         activations = n_new * (6 * config.hidden_size + 3 * wide) * item
         keys = n_new + n_tokens
-        mask = n_new * keys * (1 + item) if n_new > 1 else 0
+        masked = n_new if self.is_windowed else min(n_new, _BLOCK)  # windows have a mask over all that is new
+        mask = masked * keys * (3 + item) if n_new > 1 else 0  # two are kept, one is in use as numbers
         scores = n_new * keys * int(config.num_attention_heads) * 4 * 2 if self.attention == "eager" else 0
         # Without a kernel for grouped heads, keys and values of one layer are repeated for each group.
         groups = int(config.num_attention_heads) // int(getattr(config, "num_key_value_heads", None) or 1)
         layer = self.cache_bytes(keys) // len(self._trial.layers)
-        repeated = 0 if n_new == 1 or _knows_causal(self.device, self.dtype) else layer * groups
+        spared = n_new == 1 or self.device.type == "cpu" or _knows_causal(self.device, self.dtype)
+        repeated = 0 if spared else layer * groups
         return int(activations + mask + scores + repeated + 3 * self.vocab_size * 4)
 
     def _rows_agree(self) -> bool:
@@ -205,7 +208,10 @@ def _rotates_by_length(text_config: Any) -> bool:
 def _attend(
     module: torch.nn.Module, query: Tensor, key: Any, value: Any, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attention of queries (B, H, T, D), for transformers' registry: by torch's fused kernels, rows one by one."""
+    """Attention of queries (B, H, T, D), for transformers' registry: by torch's fused kernels, rows one by one.
+
+    Masks are taken as they come: those of sliding windows, and of callers who pad.
+    """
     if isinstance(key, RowStates):
         parts = zip(torch.split(query, key.new, 2), key, value, strict=True)
         rows = [_attend_behind(module, part, keys, values, key.window, options) for part, keys, values in parts]
@@ -220,31 +226,44 @@ def _attend_behind(
 ) -> Tensor:
     """Attention of the last tokens of a text, causal from the lower right corner; shape (B, T, H, D).
 
-    Where a CUDA kernel knows that shape, its mask (T x all keys) is never made.
+    Where a CUDA kernel knows that shape, no mask is made; elsewhere one of a block of queries at a time.
     """
     new, all_keys = query.shape[2], keys.shape[2]
-    if new == 1 or window is not None or not _knows_causal(query.device, query.dtype):
-        mask = None if new == 1 else _visible(new, all_keys, window, query.device)
-        out: Tensor = sdpa_attention_forward(module, query, keys, values, mask, **options)[0]
-        return out
+    if new == 1:
+        return _fused(query, keys, values, None, options)
+    if window is None and _knows_causal(query.device, query.dtype):
+        return _fused(query, keys, values, causal_lower_right(new, all_keys), options)
+    blocks = []
+    for start in range(0, new, _BLOCK):
+        block = query[:, :, start : start + _BLOCK]
+        seen = all_keys - new + start + block.shape[2]  # no token of the block looks further
+        looked_at = keys[:, :, :seen], values[:, :, :seen]
+        mask = _visible(block.shape[2], seen, window, query.device)
+        if query.device.type == "cpu":  # the CPU's kernel takes a mask and grouped heads together, without copies
+            blocks.append(_fused(block, *looked_at, mask, options))
+        else:
+            blocks.append(sdpa_attention_forward(module, block, *looked_at, mask, **options)[0])
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
+
+
+def _fused(query: Tensor, keys: Tensor, values: Tensor, mask: Any, options: dict[str, Any]) -> Tensor:
     attended = torch.nn.functional.scaled_dot_product_attention(
         query,
         keys,
         values,
-        attn_mask=causal_lower_right(new, all_keys),
+        attn_mask=mask,
         scale=options.get("scaling"),
         enable_gqa=query.shape[1] != keys.shape[1],
     )
     return attended.transpose(1, 2).contiguous()
 
 
-@lru_cache(maxsize=32)  # all layers of a pass ask for the same
+@lru_cache(maxsize=2)  # all layers of a pass ask for the same, sliding ones for another; more would hold memory
 def _visible(new: int, all_keys: int, window: int | None, device: torch.device) -> Tensor:
     """Which keys each of the last `new` tokens may look at: bool, shape (new, all_keys)."""
-    key = torch.arange(all_keys, device=device)
-    own = key[all_keys - new :, None]
-    seen = key <= own
-    return seen if window is None else seen & (key > own - window)
+    seen = torch.ones(new, all_keys, dtype=torch.bool, device=device)
+    seen[:, all_keys - new :].tril_()
+    return seen if window is None else seen.triu_(all_keys - new - window + 1)
 
 
 @lru_cache
@@ -256,10 +275,9 @@ def _knows_causal(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _mask(*, dtype: torch.dtype, device: Any, **options: Any) -> Tensor | None:
-    """The mask for `_attend`: none where a CUDA kernel knows the causal shape itself, else what sdpa takes."""
+    """The mask for `_attend`: none where the shape is causal, which it sees to itself, else what sdpa takes."""
     plain = options.get("attention_mask") is None and options.get("local_size") is None
-    causal = options.get("mask_function") is causal_mask_function
-    if plain and causal and _knows_causal(torch.device(device), dtype):
+    if plain and options.get("mask_function") is causal_mask_function:
         return None
     return sdpa_mask(dtype=dtype, device=device, **options)
 
