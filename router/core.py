@@ -90,10 +90,13 @@ class Request:
 class ModelProfile:
     """Published facts about a model, from dated data. Prices are dollars per million tokens; None means unknown.
 
+    cache_write_usd_per_mtok: of what a provider is asked to cache; None means the price of input.
+    long_prompt_tokens: a call with a longer prompt is billed at the `long` prices, all of it; None if length does not
+    matter.
     cache_min_tokens, cache_ttl_s: shortest prefix the provider caches, and for how long after its last use.
     prefill_tokens_per_s, decode_tokens_per_s, overhead_s: a latency model; None means unknown.
     speculates: whether its server decodes speculatively with a draft of ours (`Call.draft`).
-    speculative_speedup: by how many times it then decodes faster, as measured on one's own texts; None means unknown.
+    speculative_speedup: by how many times it then decodes faster, measured or predicted; None means unknown.
     tokenizer: name of the counting rule (`o200k`, `cl100k`, `claude`, ...) used by `router/tokens.py`.
     """
 
@@ -105,6 +108,11 @@ class ModelProfile:
     cached_input_usd_per_mtok: Decimal | None = None
     cache_write_usd_per_mtok: Decimal | None = None
     output_usd_per_mtok: Decimal | None = None
+    long_prompt_tokens: int | None = None
+    long_input_usd_per_mtok: Decimal | None = None
+    long_cached_input_usd_per_mtok: Decimal | None = None
+    long_cache_write_usd_per_mtok: Decimal | None = None
+    long_output_usd_per_mtok: Decimal | None = None
     cache_min_tokens: int | None = None
     cache_ttl_s: float | None = None
     prefill_tokens_per_s: float | None = None
@@ -151,6 +159,7 @@ class Features:
     lara_task: the same over LaRA's four tasks (lookup, reasoning, comparison, unanswerable), as its authors would label
     the question; empty where it was not asked for.
     cached_tokens: leading part of the full prompt believed to be in the provider's prompt cache.
+    name_tokens: of the documents' names, all of them together, as prompts show them.
     """
 
     document_tokens: int
@@ -165,6 +174,7 @@ class Features:
     kind: Kind
     cached_tokens: int = 0
     lara_task: Mapping[Task, float] = field(default_factory=dict)
+    name_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +183,12 @@ class Footprint:
 
     prompt_tokens: over all calls, includes cached_tokens.
     cached_tokens: the part of prompt_tokens expected from the provider's prompt cache.
-    largest_prompt_tokens: of the largest single call; must fit the window together with its output.
+    largest_prompt_tokens: of the largest single call that is not delegated; must fit the window with its output.
     sequential_calls: calls that wait for one another; parallel ones count once.
     preparation_s: own work before the first call (retrieval, compression).
     stands_in: it is `full` with less text, so there is no point in it where it takes more than `full` does.
     decode_speedup: by how many times tokens come faster than one by one.
+    delegated: the part of all this that another model does; None where the request's own does everything.
     unavailable: empty where it can be carried out with this model, else why not, for a person to read.
     """
 
@@ -190,7 +201,16 @@ class Footprint:
     preparation_s: float = 0.0
     stands_in: bool = False
     decode_speedup: float = 1.0
+    delegated: Delegated | None = None
     unavailable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delegated:
+    """What another model than the request's does of a strategy: its prices, its speed and its window count there."""
+
+    profile: ModelProfile
+    footprint: Footprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,10 +285,11 @@ class Citation(Passage):
 class Usage:
     """Tokens and money of one call or of several added up."""
 
-    prompt_tokens: int = 0  # includes cached_tokens
+    prompt_tokens: int = 0  # includes cached_tokens and written_tokens
     cached_tokens: int = 0  # the part of prompt_tokens served from a prefix cache
     completion_tokens: int = 0
     cost_usd: Decimal | None = None  # None: the price is unknown, which is not the same as free
+    written_tokens: int = 0  # the part of prompt_tokens that the provider put into its cache, where it says so
 
     def __add__(self, other: Usage) -> Usage:
         both_known = self.cost_usd is not None and other.cost_usd is not None
@@ -277,6 +298,7 @@ class Usage:
             self.cached_tokens + other.cached_tokens,
             self.completion_tokens + other.completion_tokens,
             self.cost_usd + other.cost_usd if both_known else None,  # type: ignore[operator]
+            self.written_tokens + other.written_tokens,
         )
 
 
@@ -365,7 +387,7 @@ class Work:
 class Answer:
     """What comes out.
 
-    answered: False where the documents do not hold the answer and the text says so.
+    answered: False where the text is no answer: empty, held back, or saying that there is none (`router/replies.py`).
     citations: the passages the answer rests on, best first; passages: everything the last call was shown,
     empty where that was the whole text.
     notes: what went differently from the decision (a fallback, a retry), for a person to read.

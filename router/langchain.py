@@ -313,7 +313,7 @@ class LongrouteChatModel(BaseChatModel):
                 yield chunk
 
     def _generation(self, messages: list[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]) -> Any:
-        from .runner.generation import Generation
+        from .runner.generation import Generation, SamplingOptions
 
         shown = convert_to_openai_messages(messages, text_format="string")
         for message in shown:
@@ -321,10 +321,13 @@ class LongrouteChatModel(BaseChatModel):
                 raise ConfigError("A message holds something other than text, which a local model cannot be shown.")
         given = {name: getattr(self, name) for name in ("temperature", "top_p", "seed", "max_tokens")} | dict(options)
         max_tokens = given.pop("max_tokens")
+        if unknown := given.keys() - SamplingOptions.__dataclass_fields__.keys():
+            known = ", ".join(("max_tokens", *SamplingOptions.__dataclass_fields__))
+            raise ConfigError(f"{min(unknown)!r} is no option of a local model. There are {known}; leave it out.")
         sampling = replace(self.local.sampling, **{name: v for name, v in given.items() if v is not None})
         ids = self.local.tokenizer.chat_ids(shown)
         shared = self.local.shared_head(ids)
-        return Generation(ids, sampling, max_tokens, tuple(stop or ()), shared_tokens=shared)
+        return Generation(ids, sampling, max_tokens, tuple(stop or ()), self.local.end_ids, shared_tokens=shared)
 
     def _chunk(self, event: Any) -> ChatGenerationChunk:
         """From a Piece, or from Done, which comes last and knows what it took."""

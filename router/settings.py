@@ -60,10 +60,24 @@ class ProxySettings(BaseModel):
     max_inspected_mb: int = Field(32, ge=1, description="Longest body looked into; longer ones pass unread.")
     max_head_kb: int = Field(64, ge=8, description="Longest request head accepted.")
     max_concurrency: int = Field(1000, ge=1, description="Most requests under way; further ones get 503.")
+    max_calls: int = Field(64, ge=1, description="Most calls of strategies' own under way; requests take turns.")
+    retries: int = Field(
+        4, ge=0, description="Calls of one request that may fail in passing; beyond, no more than succeed."
+    )
+    retry_wait_s: float = Field(
+        60.0, ge=0, description="Longest that one request waits in all, where an upstream asks to (`retry-after`)."
+    )
+    stream_calls: int = Field(2, ge=1, description="Most calls of a strategy that a stream is sent to by itself.")
+    keep_alive_s: float = Field(
+        15.0, gt=0, description="Silence after which a stream that waits for such calls gets a comment."
+    )
     requests_per_minute: int | None = Field(None, ge=1, description="Most requests of one client in a minute.")
     connect_s: float = Field(10.0, gt=0, description="Longest wait for a connection to an upstream.")
     first_byte_s: float = Field(900.0, gt=0, description="Longest wait for the head of an answer.")
-    stall_s: float = Field(900.0, gt=0, description="Longest silence in the middle of an answer.")
+    stall_s: float = Field(900.0, gt=0, description="Longest silence in the middle of an answer, on either side.")
+    client_stall_s: float = Field(
+        60.0, gt=0, description="Longest that a client may take over a request's head, or over 16 kB of its body."
+    )
     shutdown_s: float = Field(60.0, ge=0, description="How long answers under way may take to finish at the end.")
     decisions_kept: int = Field(10_000, ge=0, description="How many decision records are kept in memory.")
 
@@ -135,14 +149,16 @@ class RunnerSettings(BaseModel):
     draft_tokens: Annotated[int, Field(ge=1, le=32)] | Literal["auto"] = Field(
         "auto", description="Tokens drafted at a time; `auto` goes by what pays, and drafts none where nothing does."
     )
-    chunk_tokens: int = Field(2048, ge=16, description="Most tokens of a prompt that are read in one step.")
+    chunk_tokens: int | None = Field(
+        None, ge=16, description="Most tokens of a prompt that are read in one step; 2,048 if unset, 512 on a CPU."
+    )
     slots: int = Field(16, ge=1, description="Most requests at work at a time.")
     queue_limit: int = Field(256, ge=1, description="Most requests that may wait; further ones are refused.")
     cache_mb: int | None = Field(
         None, ge=1, description="Most memory for keys and values of all texts; what the device has if unset."
     )
     prefix_cache_mb: int | None = Field(
-        None, ge=0, description="Of that for texts already answered; a quarter of what is free if unset."
+        None, ge=0, description="Of that for texts already answered; half of what is free if unset, a quarter on a CPU."
     )
     host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs `api_key`.")
     port: int = Field(8200, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -191,7 +207,7 @@ class Settings(BaseSettings):
     compressor: str = Field(
         "question_aware",
         description="How `compressed` shortens: `question_aware`, `embedded`, `lexical`, `color`, `llmlingua2:FOLDER`, "
-        "`specpc:FOLDER`.",
+        "`specpc:FOLDER`, `gemfilter:FOLDER`.",
     )
     compressed_keep_rate: float = Field(
         0.33, gt=0, le=1, description="Tokens that `compressed` keeps, as a share of the text's."

@@ -96,7 +96,7 @@ class _Loaded(Backend):
                 if event.text:
                     yield event.text
                 if isinstance(event, Done):
-                    notes = _notes(call, event.usage)
+                    notes = _notes(call, event.usage, can_speculate=self._model.engine.can_speculate)
                     yield Reply(text, _usage(event.usage), finish_reason=event.reason, model=call.model, notes=notes)
 
     async def aclose(self) -> None:
@@ -115,7 +115,9 @@ class _Loaded(Backend):
         if call.temperature is not None:
             sampling = replace(sampling, temperature=call.temperature)
         shared = model.shared_tokens(messages, call.question, ids)
-        return Generation(ids, sampling, call.max_output_tokens, call.stop, shared_tokens=shared, draft=draft)
+        return Generation(
+            ids, sampling, call.max_output_tokens, call.stop, model.end_ids, shared_tokens=shared, draft=draft
+        )
 
 
 def _shown(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -127,11 +129,13 @@ def _usage(used: GenerationUsage) -> Usage:
     return Usage(used.prompt_tokens + drafted_from, used.reused_tokens, used.completion_tokens, _FREE)
 
 
-def _notes(call: Call, used: GenerationUsage) -> tuple[str, ...]:
+def _notes(call: Call, used: GenerationUsage, *, can_speculate: bool) -> tuple[str, ...]:
     if call.draft is None:
         return ()
-    if used.speculation is None:
+    if not can_speculate:
         return ("no drafts were made: this model cannot take back what it has read (recurrent layers)",)
+    if used.speculation is None:
+        return ("no drafts were made: what would be drafted from is too long beside the whole text to save time",)
     return (f"{used.speculation.accepted} of {used.speculation.drafted} drafted tokens were kept",)
 
 

@@ -5,7 +5,7 @@ A `Shape` is one of the two kinds of completions; whoever sends them need not kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -154,16 +154,6 @@ def model_body(name: str, created: int, context_window: int | None) -> Json:
         "owned_by": "longroute",
         "max_model_len": context_window,
     }
-
-
-def metrics_text(counters: Mapping[str, float], gauges: Mapping[str, float]) -> str:
-    """The Prometheus exposition format."""
-    lines: list[str] = []
-    for kind, values in (("counter", counters), ("gauge", gauges)):
-        for name, value in values.items():
-            full = f"longroute_runner_{name}"
-            lines += [f"# TYPE {full} {kind}", f"{full} {value:g}" if value < 1e6 else f"{full} {value:.0f}"]
-    return "\n".join(lines) + "\n"
 
 
 def _sendable(logprob: float | None) -> float | None:

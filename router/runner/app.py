@@ -26,11 +26,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..errors import RouterError
-from .answers import ChatShape, Json, Shape, TextShape, metrics_text, model_body, usage_body
+from .answers import ChatShape, Json, Shape, TextShape, model_body, usage_body
 from .asked import ChatAsked, TextAsked, read_body
 from .generation import Done, Draft, Generation, GenerationUsage, Piece, TokenChoice
 from .handle import Event, Handle
+from .health import Progress
 from .local_model import LocalModel
+from .metrics import metrics_text
 from .refusal import Refusal, refusal_of
 
 USUAL_ANSWER_TOKENS = 2048
@@ -54,6 +56,7 @@ class _App:
         self._names = frozenset((model.name, *names))
         self._key = None if api_key is None else _digest(api_key.encode())
         self._created = int(time.time())
+        self._progress = Progress()
         self._requests = 0
         self._refused = 0
 
@@ -70,7 +73,7 @@ class _App:
                 Route("/v1/models", self._guarded(self._models)),
                 Route("/v1/models/{name:path}", self._guarded(self._one_model)),
                 Route("/metrics", self._guarded(self._metrics)),
-                Route("/healthz", self._healthy),
+                Route("/healthz", self._health),
             ],
             exception_handlers={HTTPException: _no_such_endpoint},
             lifespan=lifespan,
@@ -81,6 +84,7 @@ class _App:
     async def _chat(self, request: Request) -> Response:
         asked = read_body(ChatAsked, await _json(request))
         self._check_name(asked.model)
+        self._check_number(asked.choices)
         tokenizer = self._model.tokenizer
         options = asked.chat_template_kwargs
         ids = await asyncio.to_thread(tokenizer.chat_ids, asked.shown(), options)
@@ -95,6 +99,7 @@ class _App:
     async def _text(self, request: Request) -> Response:
         asked = read_body(TextAsked, await _json(request))
         self._check_name(asked.model)
+        self._check_number(len(asked.prompts) * asked.choices)
         speculative, tokenizer = asked.speculative, self._model.tokenizer
         draft = None
         if speculative is not None:
@@ -121,18 +126,12 @@ class _App:
         return _Json(self._described())
 
     async def _metrics(self, request: Request) -> Response:
-        now = self._model.engine.metrics()
-        gauges = {name: getattr(now, name) for name in ("waiting", "running", "prefixes", "prefix_bytes")}
-        counters: dict[str, float] = {"http_requests_total": self._requests, "http_refused_total": self._refused}
-        counters |= {
-            f"{name.removesuffix('_s')}_{'seconds_' if name.endswith('_s') else ''}total": getattr(now, name)
-            for name in now.__dataclass_fields__
-            if name not in gauges
-        }
-        return PlainTextResponse(metrics_text(counters, gauges), media_type="text/plain; version=0.0.4")
+        text = metrics_text(self._model.engine.metrics(), self._requests, self._refused)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
-    async def _healthy(self, request: Request) -> Response:
-        return _Json({"status": "ok", "model": self._model.name})
+    async def _health(self, request: Request) -> Response:
+        health = self._progress.health(self._model.engine.is_alive, self._model.engine.metrics(), time.monotonic())
+        return _Json({"status": health, "model": self._model.name}, 200 if health == "ok" else 503)
 
     # ---- parts ----
 
@@ -173,6 +172,12 @@ class _App:
             message = f"The model {name[:100]!r} does not exist here; this runner serves {self._model.name!r}."
             raise Refusal(404, "model_not_found", message, "model")
 
+    def _check_number(self, answers: int) -> None:
+        most = self._model.engine.options.queue_limit
+        if answers > most:
+            message = f"The request asks for {answers:,} answers; no more than {most:,} may wait here. Ask for fewer."
+            raise Refusal(400, "too_many_answers", message)
+
     def _described(self) -> Json:
         return model_body(self._model.name, self._created, self._model.context_window)
 
@@ -196,14 +201,22 @@ class _App:
                     sampling = asked.sampling(usual, choice)
                     handles.append(
                         self._model.engine.submit(
-                            Generation(prompt, sampling, max_tokens, asked.stops, shared_tokens=shared, draft=draft)
+                            Generation(
+                                prompt,
+                                sampling,
+                                max_tokens,
+                                asked.stops,
+                                self._model.end_ids,
+                                shared_tokens=shared,
+                                draft=draft,
+                            )
                         )
                     )
         except Exception:
             for handle in handles:
                 handle.cancel()
             raise
-        return _Answer(handles, asked, shape, self._model.engine.model.eos_ids, self._failed)
+        return _Answer(handles, asked, shape, self._model.end_ids, self._failed)
 
     def _failed(self) -> None:
         self._refused += 1

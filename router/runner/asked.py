@@ -6,7 +6,7 @@ answer (`user`, `metadata`, ...) are ignored; what the API does not have is refu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -18,6 +18,11 @@ from .refusal import Refusal
 from .speculative import Speculation
 
 MOST_CHOICES = 16
+MOST_STOPS = 16  # OpenAI takes 4
+_LONGEST_STOP = 1000  # characters; as much of an answer is held back while one may be open
+_MOST_BIASES = 1024
+_LONGEST_ANSWER = 2**31 - 1  # where the window, which ends an answer earlier, does not say
+_SEEDS = 2**64  # OpenAI's are whole numbers of 64 bits with a sign
 
 _IGNORED = frozenset(
     {
@@ -77,9 +82,9 @@ class Speculative(BaseModel):
     up, whose models they must suit.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    draft: str | list[Message]
+    draft: str | Annotated[list[Message], Field(min_length=1)]
     mode: Mode | None = None
     eta: float | None = None
     alpha: float | None = None
@@ -104,27 +109,36 @@ class Extension(BaseModel):
 
 
 class _StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     include_usage: bool = False
+
+
+_Stop = Annotated[str, Field(min_length=1, max_length=_LONGEST_STOP)]
+_Limit = Annotated[int, Field(ge=1, le=_LONGEST_ANSWER)]
+_TokenId = Annotated[int, Field(strict=False, ge=0)]  # names in JSON are texts
 
 
 class _Asked(BaseModel):
     """What both kinds of completions have in common. None is the same as leaving a field out."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    stop: str | list[str] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=MOST_STOPS)] | None = None
+    max_tokens: _Limit | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    seed: int | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    logit_bias: (
+        Annotated[dict[_TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=_MOST_BIASES)] | None
+    ) = None
+    seed: Annotated[int, Field(ge=-_SEEDS // 2, lt=_SEEDS // 2)] | None = None
     longroute: Extension | None = None
 
     @property
@@ -159,7 +173,8 @@ class _Asked(BaseModel):
         options |= {name: value for name, value in given.items() if value is not None}
         if self.top_p == 0:
             options |= {"temperature": 0.0}
-        seed = None if self.seed is None else self.seed + choice
+        # Python's generators take -1 for 1, so negative seeds are counted from above.
+        seed = None if self.seed is None else (self.seed + choice) % _SEEDS
         return SamplingOptions(**options, seed=seed, logit_bias=self.logit_bias or {}, logprobs=self.wanted_logprobs)
 
     @property
@@ -172,13 +187,16 @@ class ChatAsked(_Asked):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: _Limit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     @property
     def wanted_logprobs(self) -> int | None:
+        if self.top_logprobs and not self.logprobs:
+            message = "top_logprobs says how many to report, but nothing is reported unless logprobs is true."
+            raise Refusal(400, "invalid_value", message, "top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
@@ -245,9 +263,12 @@ def read_body(kind: type[Body], data: object) -> Body:
     try:
         return TypeAdapter(kind).validate_python(given)
     except ValidationError as error:
-        # Unions report every alternative; what lies deepest came nearest to a match.
-        problem = max(error.errors(include_input=False, include_url=False), key=lambda found: len(found["loc"]))
-        field = ".".join(str(part) for part in problem["loc"])
+        # Unions report every alternative. Where the type was right, or what lies deepest, came nearest to a match.
+        problem = max(
+            error.errors(include_input=False, include_url=False),
+            key=lambda found: (not found["type"].endswith("_type"), len(found["loc"])),
+        )
+        field = _field(problem["loc"])
         if problem["type"] == "extra_forbidden":
             message = f"Unrecognized request argument supplied: {field}"
             raise Refusal(400, "unknown_parameter", message, field) from None
@@ -255,3 +276,9 @@ def read_body(kind: type[Body], data: object) -> Body:
             message = f"Missing required parameter: {field!r}."
             raise Refusal(400, "missing_required_parameter", message, field) from None
         raise Refusal(400, "invalid_value", f"Invalid value for {field!r}: {problem['msg']}.", field) from None
+
+
+def _field(place: Sequence[str | int]) -> str:
+    """Where in a body a problem lies, without the names that pydantic gives alternatives (`list[str]`, `[key]`)."""
+    parts = [str(part) for part in place if part not in ("str", "int")]
+    return ".".join(part for part in parts if part.isidentifier() or part.isdigit())

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .profile import Measured, Speed
 
 
+_ASSUMED_ACCEPTANCE = 0.75  # the lower end of what RAPID's authors report, 75 to 85 % (arXiv 2502.20330)
+
+
 class _ServeUnlessSaid(TyperGroup):
     """`longroute runner MODEL` is short for `longroute runner serve MODEL`."""
 
@@ -70,14 +73,15 @@ def serve(
         from .server import ServerOptions, check_bind
         from .server import serve as run_server
     except ModuleNotFoundError as missing:
+        package = str(missing.name).partition(".")[0]
         raise MissingExtra(
-            f"The runner's server needs {missing.name}, which is not installed. pip install 'longroute[local]'"
+            f"The runner's server needs {package}, which is not installed. pip install 'longroute[local]'"
         ) from None
     runner = settings.runner
     key = runner.api_key.get_secret_value() if runner.api_key else None
     options = ServerOptions(runner.host, runner.port, key, runner.shutdown_s)
     check_bind(options)
-    run_server(_load(settings, model), options, names=(str(model),))
+    run_server(lambda: _load(settings, model), options, names=(str(model),))
 
 
 @app.command()
@@ -92,6 +96,10 @@ def profile(
     ] = None,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate behind each text.")] = 32,
     budget_s: Annotated[float, typer.Option(min=0, help="Leave out lengths that would take longer than this.")] = 300,
+    acceptance: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Assumed chance that a drafted token is kept; RAPID's paper has 0.75 to 0.85."),
+    ] = _ASSUMED_ACCEPTANCE,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -101,24 +109,36 @@ def profile(
     """
     settings = _settings(device, dtype)
     with _load(settings, model) as loaded:
-        from .profile import LENGTHS, measure, speed
+        from .profile import LENGTHS, drafted_from, measure, speed
 
         measured: list[Measured] = []
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for heading in ("tokens of text", "reading, tokens/s", "first token, s", "writing, tokens/s"):
+        for heading in ("tokens of text", "reading, tokens/s", "first token, s", "writing, tokens/s", "with drafts"):
             table.add_column(heading, justify="right")
+        faster: float | None = None
         for one in measure(loaded, length or LENGTHS, new_tokens=new_tokens, budget_s=budget_s):
             measured.append(one)
+            faster = one.speedup(acceptance)
             table.add_row(
                 f"{one.prompt_tokens:,}",
                 f"{one.prefill_tokens_per_s:,.0f}",
                 f"{one.prefill_s:.3f}",
                 f"{one.decode_tokens_per_s:,.1f}",
+                "–" if faster is None else f"{faster:.2f}×",
             )
         summary = speed(loaded, measured)
         row = _row(loaded, model, summary)
     out.print(table)
     out.print(f"Overhead of a call: {summary.overhead_s * 1000:.1f} ms")
+    if faster is not None:
+        at = measured[-1].prompt_tokens
+        assumed = f"assuming that {acceptance:.0%} of drafted tokens are kept"
+        row["speculative_speedup"] = round(faster, 2)
+        row["source"] += f"; speculative_speedup predicted at {at:,} tokens {assumed}"
+        out.print(
+            f"With drafts: from {drafted_from(at):,} of {at:,} tokens (an eighth where there are fewer), {assumed}. "
+            "The time is measured; how many are kept on your questions is not (--acceptance)."
+        )
     if out_file is not None:
         _write(out_file, loaded.name, row)
         out.print(f"Written to {escape(str(out_file))} as {escape(loaded.name)!r}; point models_file at it.")

@@ -40,15 +40,16 @@ class EngineOptions:
     """How the engine shares the machine.
 
     chunk_tokens: most tokens of a prompt that are read in one step; bounds the memory of a step, and how long requests
-                  that decode wait for one that reads.
+                  that decode, or leave, wait for one that reads. None: 2,048, and 512 on a CPU.
     slots:        most requests at work at a time.
     queue_limit:  most requests that may wait; beyond, `submit` raises RateLimited.
     cache_bytes:  most memory for all caches together, finished prompts' included; None is what the device has.
-    prefix_bytes: of that for finished prompts; None takes a quarter of what is free at the start.
+    prefix_bytes: of that for finished prompts; None takes half of what is free at the start, a quarter of main memory.
+                  Requests at work come first.
     batch_decode: decode several requests in one pass where the model allows it; off, each has a pass of its own.
     """
 
-    chunk_tokens: int = 2048
+    chunk_tokens: int | None = None
     slots: int = 16
     queue_limit: int = 256
     cache_bytes: int | None = None
@@ -70,6 +71,7 @@ class EngineMetrics:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     decode_steps: int = 0
+    failed_passes: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
     waiting: int = 0
@@ -105,12 +107,13 @@ class Engine:
         self._vocabulary = vocabulary
         self._decode_text = decode
         self._on_device = available or (lambda: available_bytes(model.device))
-        self._guard = MemoryGuard(model, self._draft_model, options.chunk_tokens, self._available)
+        self._chunk_tokens = options.chunk_tokens or (2048 if model.device.type == "cuda" else 512)
+        self._guard = MemoryGuard(model, self._draft_model, self._chunk_tokens, self._available)
         self._clock = clock
         self._scheduler = Scheduler(options.slots)
         self._prefixes: PrefixStore[KVCache] = PrefixStore(options.prefix_bytes or 0, forgets=model.is_windowed)
         if options.prefix_bytes is None:
-            self._prefixes.max_bytes = self._available() // 4
+            self._prefixes.max_bytes = self._available() // (2 if model.device.type == "cuda" else 4)
         self._wake = threading.Condition()
         self._inbox: list[Job] = []
         self._closing = False
@@ -132,9 +135,7 @@ class Engine:
             self._wake.notify_all()
         if self._thread is not None:
             self._thread.join()
-        self._take_inbox()
-        for job in (*self._scheduler.waiting, *self._scheduler.running):
-            self._fail(job, BackendUnavailable("The model runner was closed. Start it again.", status=503))
+        self._fail_all(_closed())
 
     def __enter__(self) -> Self:
         return self.start()
@@ -145,14 +146,14 @@ class Engine:
     def submit(self, generation: Generation) -> Handle:
         """Put a request in the queue. What can be seen to be wrong at once is raised here, the rest by the handle."""
         max_tokens = self._check(generation)
-        # Nothing runs yet, but what cannot work is refused here, and a draft that would be read for nothing is left out.
+        # Nothing runs yet: what cannot work is refused, and a draft that would be read for nothing is left out.
         if generation.draft is not None and not self._speculative(generation, max_tokens, None).drafts:
             generation = replace(generation, draft=None)
         handle = Handle(self._notify)
         job = Job(generation, handle, max_tokens, self._clock())
         with self._wake:
             if self._closing:
-                raise BackendUnavailable("The model runner is closed. Start it again.", status=503)
+                raise _closed()
             waiting = len(self._inbox) + len(self._scheduler.waiting)
             if waiting >= self.options.queue_limit:
                 raise RateLimited(
@@ -168,6 +169,11 @@ class Engine:
     def can_speculate(self) -> bool:
         """Whether the models can take back tokens, as a request with a draft needs them to."""
         return self.model.can_roll_back and self._draft_model.can_roll_back
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine's thread is there, and is to stay; without it nothing is answered any more."""
+        return not self._closing and self._thread is not None and self._thread.is_alive()
 
     def metrics(self) -> EngineMetrics:
         counts = self._counts | {
@@ -220,16 +226,20 @@ class Engine:
     # ---- the engine's thread ----
 
     def _run(self) -> None:
-        while True:
+        try:
+            while True:
+                with self._wake:
+                    self._wake.wait_for(lambda: self._closing or self._inbox or self._scheduler)
+                    if self._closing:
+                        return
+                try:
+                    self.step()
+                except Exception as error:  # a fault of the engine itself must not leave callers waiting for ever
+                    self._fail_all(self._translated(error))
+        finally:  # nor must a thread that dies
             with self._wake:
-                self._wake.wait_for(lambda: self._closing or self._inbox or self._scheduler)
-                if self._closing:
-                    return
-            try:
-                self.step()
-            except Exception as error:  # a fault of the engine itself must not leave callers waiting for ever
-                for job in (*self._scheduler.waiting, *self._scheduler.running):
-                    self._fail(job, self._translated(error))
+                self._closing = True
+            self._fail_all(_closed())
 
     def step(self) -> bool:
         """Admit, read one chunk, decode one token each. For the engine's thread, or for a test that has none.
@@ -262,7 +272,7 @@ class Engine:
             live, saved_live = longest_live(job, self._scheduler.running)
             if saved_live > saved:
                 stored, saved = None, saved_live
-            if self._scheduler.worth_waiting(job, saved, self.options.chunk_tokens, forgets=self._prefixes.forgets):
+            if self._scheduler.worth_waiting(job, saved, self._chunk_tokens, forgets=self._prefixes.forgets):
                 passed += 1  # lets others pass
                 continue
             if not self._fits(job, stored, saved):
@@ -362,7 +372,7 @@ class Engine:
     def _read_chunk(self, job: Job) -> list[TokenChoice | None]:
         """Feed the next chunk of the prompt; behind its last token, the first of the answer is picked at once."""
         assert job.cache is not None
-        fed, n = job.fed, job.next_chunk(self.options.chunk_tokens)
+        fed, n = job.fed, job.next_chunk(self._chunk_tokens)
         if job.decoding is not None:
             job.decoding.prefill(n)
             logits = None
@@ -417,7 +427,7 @@ class Engine:
                 assert job.decoding is not None
                 job.decoding.length = self._draft_length(job.generation, len(group))
             steps = [job.decoding.passes() for job in group if job.decoding is not None]
-            for job, block in zip(group, run_together(steps, self._clock, self._free_all), strict=True):
+            for job, block in zip(group, run_together(steps, self._clock, self._pass_failed), strict=True):
                 if isinstance(block, Exception):  # whatever it is, it is this request's alone
                     if is_out_of_memory(block):
                         self._free_all()
@@ -442,8 +452,7 @@ class Engine:
             short_of_memory = is_out_of_memory(error)
         else:
             return list(zip(jobs, choices, strict=True))
-        if short_of_memory:
-            self._free_all()
+        self._pass_failed(short_of_memory)
         for job, sampler, state in zip(jobs, samplers, before, strict=True):
             sampler.chance.setstate(state)
             assert job.cache is not None
@@ -495,6 +504,7 @@ class Engine:
 
     def _end(self, job: Job, reason: FinishReason) -> None:
         held = job.stop_filter.flush() if job.stop_filter is not None else ""
+        usage = self._usage(job)  # before the prompt is stored, which takes a while for a long one
         self._counts["cancelled" if reason == "cancelled" else "finished"] += 1
         cache = job.cache
         if cache is not None:
@@ -503,7 +513,6 @@ class Engine:
             with suppress(MemoryError, RuntimeError):  # no memory for a copy, which torch says with a RuntimeError
                 cache = cache.without_room()
             self._prefixes.put(job.cached_ids, cache)
-        usage = self._usage(job)
         self._release(job)
         job.handle.put(Done(reason, usage, held))
 
@@ -511,6 +520,12 @@ class Engine:
         self._counts["failed"] += 1
         self._release(job)
         job.handle.put(error)
+
+    def _fail_all(self, error: RouterError) -> None:
+        self._take_inbox()
+        for job in (*self._scheduler.waiting, *self._scheduler.running):
+            with suppress(Exception):  # what is wrong with one must not keep the others waiting
+                self._fail(job, error)
 
     def _release(self, job: Job) -> None:
         self._scheduler.drop(job)
@@ -530,6 +545,12 @@ class Engine:
             speculation=job.decoding.tally if job.decoding is not None else None,
         )
 
+    def _pass_failed(self, short_of_memory: bool) -> None:
+        """A pass over several rows failed, and will be tried again row by row."""
+        self._counts["failed_passes"] += 1
+        if short_of_memory:
+            self._free_all()
+
     def _free_all(self) -> None:
         """Give back what nobody needs right now."""
         self._prefixes.evict(self._prefixes.nbytes)
@@ -546,3 +567,7 @@ class Engine:
                 status=503,
             )
         return BackendError(f"The model failed on this request: {type(error).__name__}: {error}", status=500)
+
+
+def _closed() -> BackendUnavailable:
+    return BackendUnavailable("The model runner was closed. Start it again.", status=503)

@@ -45,6 +45,7 @@ class LocalModel:
     """Answers prompts; safe to use from any thread. A context manager, or call `close`.
 
     sampling: what the model's own authors recommend where a request says nothing. speculation: as in the options.
+    end_ids: tokens that end an answer: those of the weights' configuration, of the tokenizer and of its chat template.
     """
 
     def __init__(
@@ -60,6 +61,9 @@ class LocalModel:
         self.engine = engine
         self.sampling = sampling
         self.speculation = speculation
+        self.end_ids = frozenset(
+            token for token in engine.model.eos_ids | tokenizer.end_ids if token < engine.model.vocab_size
+        )
         self._recent: deque[Ids] = deque(maxlen=_REMEMBERED_PROMPTS)
         self._remembering = threading.Lock()
         engine.start()
@@ -69,20 +73,20 @@ class LocalModel:
         """Takes as long as reading the weights does. Raises ConfigError with what to change."""
         options = options or LocalOptions()
         for place in (folder, options.draft_model):
-            if place is not None and not Path(place).is_dir():  # else it would be taken for a name on the Hub
-                raise ConfigError(f"There is no folder {place}. Name one with weights, tokenizer and config.json.")
+            if place is not None:
+                check_folder(Path(place))
         tokenizer = Tokenizer.load(folder)
-        model = LanguageModel.load(folder, options.device, options.dtype)
+        model = _weights(folder, options)
         draft_model, vocabulary = None, None
         if options.draft_model is not None:
             theirs = Tokenizer.load(options.draft_model).vocabulary
             vocabulary = common_vocabulary(tokenizer.vocabulary, theirs)
-            draft_model = LanguageModel.load(options.draft_model, options.device, options.dtype)
+            draft_model = _weights(options.draft_model, options)
         engine = Engine(model, tokenizer.decode, options.engine, draft_model=draft_model, vocabulary=vocabulary)
         return cls(Path(folder).resolve().name, tokenizer, engine, recommended_sampling(folder), options.speculation)
 
     def close(self) -> None:
-        """Requests under way end with an error. Safe to call twice."""
+        """Requests under way end with an error. Safe to call twice, and from any thread."""
         self.engine.close()
 
     def __enter__(self) -> Self:
@@ -110,6 +114,7 @@ class LocalModel:
         with self._remembering:
             head = max((shared_length(ids, other) for other in self._recent), default=0)
             self._recent.append(ids)
+        head = min(head, len(ids) - 1)  # the last token is read again for its logits, so a mark behind it serves nobody
         return head if head >= _WORTH_MARKING_TOKENS else 0
 
     def shared_tokens(self, messages: Sequence[Mapping[str, str]], question: str, ids: Sequence[int]) -> int:
@@ -122,7 +127,37 @@ class LocalModel:
         if at <= 0 or not self.engine.model.is_windowed:
             return 0
         head = self.tokenizer.chat_ids([*messages[:-1], {**last, "content": last["content"][:at]}])
-        return next((n for n, (one, other) in enumerate(zip(head, ids, strict=False)) if one != other), len(head))
+        return min(shared_length(as_ids(head), as_ids(ids)), len(ids) - 1)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ConfigError for what is no folder of a model that transformers reads, with what it is and what to do."""
+    other = "Name the original folder, or serve it with another engine (llama.cpp reads GGUF) and set base_url to that."
+    if folder.suffix == ".gguf" and folder.is_file():
+        raise ConfigError(f"{folder} is a GGUF file, which the runner does not read. {other}")
+    if not folder.is_dir():  # else it would be taken for a name on the Hub
+        raise ConfigError(f"There is no folder {folder}. Name one with weights, tokenizer and config.json.")
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{folder} holds an adapter and not the model it belongs to. Merge the two (peft: merge_and_unload), save "
+            "the result with its tokenizer, and name that folder."
+        )
+    if any(folder.glob("*.gguf")):
+        raise ConfigError(f"{folder} holds GGUF files, which the runner does not read. {other}")
+    raise ConfigError(f"There is no model in {folder}: config.json is missing. Name a folder that holds one.")
+
+
+def _weights(folder: str | Path, options: LocalOptions) -> LanguageModel:
+    from safetensors import SafetensorError
+
+    try:
+        return LanguageModel.load(folder, options.device, options.dtype)
+    except SafetensorError as error:
+        raise ConfigError(
+            f"The weights in {folder} cannot be read ({error}): a file is cut short or is none. Copy it again."
+        ) from error
 
 
 def recommended_sampling(folder: str | Path) -> SamplingOptions:

@@ -79,11 +79,11 @@ def run_alone(step: Step[T], clock: Clock) -> T:
             return end.value  # type: ignore[no-any-return]
 
 
-def run_together(steps: Sequence[Step[T]], clock: Clock, free: Callable[[], None]) -> list[T | Exception]:
+def run_together(steps: Sequence[Step[T]], clock: Clock, failed: Callable[[bool], None]) -> list[T | Exception]:
     """The results of several steps that share passes; what failed in one of them is its own error.
 
-    A shared pass that fails is tried again for each row alone, so that only the row to blame ends; where memory ran
-    out, after `free` gave back what it can. All models must have `batches_rows`.
+    A shared pass that fails is tried again for each row alone, so that only the row to blame ends. Before that,
+    `failed` is told whether memory ran out, and may free some. All models must have `batches_rows`.
     """
     results: dict[int, T | Exception] = {}
     asked: dict[int, Pass] = {}
@@ -107,12 +107,12 @@ def run_together(steps: Sequence[Step[T]], clock: Clock, free: Callable[[], None
             now = [row for row, one in asked.items() if not one.last] or list(asked)
             model = asked[now[0]].model
             now = [row for row in now if asked[row].model is model]
-            for row, passed in zip(now, _shared([asked.pop(row) for row in now], clock, free), strict=True):
+            for row, passed in zip(now, _shared([asked.pop(row) for row in now], clock, failed), strict=True):
                 go_on(row, passed)
     return [results[row] for row in range(len(steps))]
 
 
-def _shared(several: Sequence[Pass], clock: Clock, free: Callable[[], None]) -> list[Passed | Exception]:
+def _shared(several: Sequence[Pass], clock: Clock, failed: Callable[[bool], None]) -> list[Passed | Exception]:
     """What came of passes of one model: of one pass over all rows where that works."""
     held = [one.cache.n_tokens for one in several]
     if len(several) > 1 and max(len(one.ids) for one in several) <= _MOST_SHARED:
@@ -126,8 +126,7 @@ def _shared(several: Sequence[Pass], clock: Clock, free: Callable[[], None]) -> 
             return [Passed(part[-one.wanted :], began) for part, one in zip(parts, several, strict=True)]
         for one, n_tokens in zip(several, held, strict=True):
             one.model.crop(one.cache, n_tokens)
-        if short_of_memory:  # outside of the handler: an exception keeps the tensors of its frames alive
-            free()
+        failed(short_of_memory)  # outside of the handler: an exception keeps the tensors of its frames alive
     outcomes: list[Passed | Exception] = []
     for one in several:
         try:

@@ -11,23 +11,25 @@ import inspect
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
 
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _SET_ASIDE = "\ue000"  # private use: stands in for a special token that a message spells out, while a template runs
 
 
 class Tokenizer:
-    """One model's. Encoding may be called from any thread; decoding from one at a time, as the engine does."""
+    """One model's. Safe to use from any thread: the engine decodes while a server spells tokens or encodes prompts."""
 
     def __init__(self, tokenizer: Any) -> None:
         """tokenizer: transformers' own, any class."""
         self._markup = tokenizer
         # Copies, as a tokenizer must not be used and set up otherwise at the same time.
         self._text, self._decoder = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
-        self._encoding = threading.Lock()
+        self._encoding, self._decoding = threading.Lock(), threading.Lock()
         # Named ones are not all: Llama 3's headers, for instance, are special without a name like `eos_token`.
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         specials = sorted(filter(None, {*tokenizer.all_special_tokens, *added}), key=len, reverse=True)
@@ -36,12 +38,19 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
+        """Raises ConfigError where the folder holds none that can be read."""
         from transformers import AutoTokenizer
 
+        if not any((Path(folder) / name).is_file() for name in _FILES):  # transformers would say it in five lines
+            raise ConfigError(
+                f"There is no tokenizer in {folder}: neither {', '.join(_FILES[:-1])} nor {_FILES[-1]}. Copy the "
+                "tokenizer's files there from where the model came from."
+            )
         try:
             return cls(AutoTokenizer.from_pretrained(str(folder)))
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ConfigError(f"There is no tokenizer that can be read in {folder}: {error}") from error
+            said = " ".join(str(error).split())
+            raise ConfigError(f"There is no tokenizer that can be read in {folder}: {said}") from error
 
     @property
     def vocabulary(self) -> Mapping[str, int]:
@@ -50,6 +59,30 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         return bool(self._markup.chat_template)
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the tokenizer's end of text, and what the template writes behind an answer.
+
+        A generation config names one of them only, or neither, often enough: texts and turns end with different tokens.
+        """
+        known = {int(token) for token in self._markup.added_tokens_decoder}
+        behind = self._behind_an_answer()
+        ends = {self._markup.eos_token_id, behind if behind in known else None}
+        return frozenset(int(token) for token in ends if token is not None)
+
+    def _behind_an_answer(self) -> int | None:
+        """The first token that the template writes after an assistant's text."""
+        if not self.has_chat_template:
+            return None
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SET_ASIDE}]
+        try:
+            rendered: str = self._markup.apply_chat_template(turns, tokenize=False)
+        except Exception:  # templates are programs; one that refuses such a conversation tells nothing about ends
+            return None
+        _, found, behind = rendered.rpartition(_SET_ASIDE)
+        ids = self._ids(self._markup, behind.lstrip(), False) if found else []
+        return ids[0] if ids else None
 
     def chat_ids(
         self, messages: Sequence[Mapping[str, str]], template_options: Mapping[str, Any] | None = None
@@ -112,7 +145,8 @@ class Tokenizer:
         return list(found["input_ids"]), [(int(start), int(end)) for start, end in found["offset_mapping"]]
 
     def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._decoder.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        with self._decoding:
+            text: str = self._decoder.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
     def spelled(self, token: int) -> str:

@@ -33,7 +33,7 @@ from longroute.router.runner.tokenizer import Tokenizer
 
 torch.set_num_threads(1)
 ASK: Any = [{"role": "user", "content": "Who wrote it?"}]
-NO_END = {"2": -100}  # the toy's end token: without it answers are as long as they may be
+NO_END = {"1": -100, "2": -100}  # what ends the toy's answers: without it they are as long as they may be
 PATIENCE_S = 20.0
 
 
@@ -226,7 +226,23 @@ def test_a_prompt_that_is_too_long_is_refused_in_words_that_the_router_understan
         ({"model": "tiny", "messages": ASK, "max_tokns": 3}, "max_tokns"),
         ({"model": "tiny", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "content"),
         ({"model": "tiny", "messages": ASK, "logit_bias": {"99999": 1}}, None),
-        ({"model": "tiny", "messages": ASK, "stop": ""}, None),
+        ({"model": "tiny", "messages": ASK, "stop": ""}, "stop"),
+        ({"model": "tiny", "messages": ASK, "stop": ["a"] * 17}, "stop"),
+        ({"model": "tiny", "messages": ASK, "stop": "a" * 1001}, "stop"),
+        ({"model": "tiny", "messages": ASK, "logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
+        ({"model": "tiny", "messages": ASK, "logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"model": "tiny", "messages": ASK, "logit_bias": {"Ada": 1}}, "logit_bias"),
+        ({"model": "tiny", "messages": ASK, "n": 17}, "n"),
+        ({"model": "tiny", "messages": ASK, "n": True}, "n"),
+        ({"model": "tiny", "messages": ASK, "temperature": "0.5"}, "temperature"),
+        ({"model": "tiny", "messages": ASK, "max_tokens": 10**30}, "max_tokens"),
+        ({"model": "tiny", "messages": ASK, "seed": 2**63}, "seed"),
+        ({"model": "tiny", "messages": ASK, "best_of": 2}, "best_of"),
+        ({"model": "tiny", "messages": ASK, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"model": "tiny", "messages": ASK, "top_logprobs": 2}, "top_logprobs"),
+        ({"model": "tiny", "messages": ASK, "response_format": {"type": "json_object"}}, "response_format"),
+        (b"[" * 100_000, None),
+        (b'{"model": "\xff"}', None),
         ({"model": "tiny", "messages": ASK, "longroute": {"speculative": {"eta": 1}}}, "draft"),
         ({"model": "tiny", "messages": ASK, "longroute": {"strategy": "rag"}}, "longroute.strategy"),
     ],
@@ -239,6 +255,74 @@ def test_what_cannot_be_served_is_a_400_that_names_the_field(address: str, body:
     assert named is None if param is None else param in named
 
 
+def test_more_answers_than_may_wait_are_refused_before_any_is_begun(address: str, tiny: LocalModel) -> None:
+    before = tiny.engine.metrics().submitted
+    answer = httpx.post(f"{address}/completions", json={"model": "tiny", "prompt": ["Ada"] * 129, "n": 2})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_answers")
+    assert "256" in answer.json()["error"]["message"]
+    assert tiny.engine.metrics().submitted == before
+
+
+def test_choices_of_a_negative_seed_differ_and_repeat(client: openai.OpenAI) -> None:
+    options: Any = {"model": "tiny", "messages": ASK, "max_tokens": 12, "seed": -1, "n": 3, "logit_bias": NO_END}
+    texts, again = ([c.message.content for c in client.chat.completions.create(**options).choices] for _ in range(2))
+    assert texts == again
+    assert len(set(texts)) == 3
+
+
+SHARES = st.floats(0, 1) | st.sampled_from([0, 1, 1e-9, 1e-300])
+TEXTS = st.text(max_size=4) | st.sampled_from(["Ada", "</s>", "\ue0000\ue000", "user"])
+WRONG = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
+SPECULATIVE = st.fixed_dictionaries(
+    {"draft": TEXTS},
+    optional={
+        "mode": st.sampled_from(["exact", "rapid", "rapid_consistent", "ensemble"]),
+        "eta": st.floats(0, 1e308),
+        "draft_tokens": st.integers(1, 32),
+        "least_confidence": SHARES | WRONG,
+    },
+)
+BODIES = st.fixed_dictionaries(
+    {"model": st.just("tiny"), "messages": st.just(ASK), "prompt": TEXTS | st.lists(st.integers(-1, 600), max_size=4)},
+    optional={
+        "max_tokens": st.integers(0, 8),
+        "n": st.integers(0, 3),
+        "stop": TEXTS | st.lists(TEXTS, max_size=17),
+        "temperature": st.floats(0, 2) | WRONG,
+        "top_p": SHARES | WRONG,
+        "min_p": SHARES,
+        "top_k": st.integers(-1, 2**70),
+        "seed": st.integers(-(2**63), 2**63) | WRONG,
+        "logit_bias": st.dictionaries(st.integers(-1, 600).map(str), st.floats(-100, 101), max_size=3),
+        "stream": st.booleans(),
+        "logprobs": WRONG,
+        "top_logprobs": st.integers(0, 21),
+        "longroute": st.fixed_dictionaries({"speculative": SPECULATIVE}),
+        "chat_template_kwargs": st.dictionaries(TEXTS, WRONG, max_size=2),
+    },
+)
+
+
+@given(st.booleans(), BODIES)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_body_gets_an_answer_or_a_400_that_says_why(tiny: LocalModel, chat: bool, body: dict[str, Any]) -> None:
+    unknown = {"prompt"} if chat else {"messages", "top_logprobs", "chat_template_kwargs"}
+    body = {"max_tokens": 4} | {name: value for name, value in body.items() if name not in unknown}
+
+    async def post() -> httpx.Response:
+        transport = httpx.ASGITransport(make_app(tiny))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            path = "/v1/chat/completions" if chat else "/v1/completions"
+            return await asyncio.wait_for(http.post(path, content=json.dumps(body)), PATIENCE_S)
+
+    answer = asyncio.run(post())
+    assert answer.status_code in (200, 400)
+    if answer.status_code == 400:
+        assert answer.json()["error"]["message"]
+    else:
+        assert b'"error":{' not in answer.content  # in the middle of a stream
+
+
 def test_fields_that_change_no_answer_are_ignored(client: openai.OpenAI) -> None:
     body = {"metadata": {"a": "b"}, "user": "u", "tool_choice": "none", "tools": [], "presence_penalty": 0}
     assert said(client, temperature=0, extra_body=body) == said(client, temperature=0)
@@ -248,6 +332,40 @@ def test_other_paths_and_methods_are_told_so(address: str) -> None:
     assert httpx.get(f"{address}/embeddings").json()["error"]["code"] == "no_such_endpoint"
     assert httpx.get(f"{address}/chat/completions").status_code == 405
     assert httpx.get(address.replace("/v1", "/healthz")).json() == {"status": "ok", "model": "tiny"}
+
+
+def test_an_answer_ends_where_the_chat_template_ends_a_turn(model_folder: Path) -> None:
+    model = own(model_folder)
+    model.end_ids |= {ord("A")}  # as a template's own token would be; any id will do
+    with listening(model) as url, openai.OpenAI(base_url=url, api_key="x") as client:
+        answer = client.chat.completions.create(
+            model="tiny", messages=ASK, logit_bias={str(ord("A")): 100}, logprobs=True, max_tokens=9
+        )
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("", "stop")
+    assert answer.choices[0].logprobs is not None
+    assert answer.choices[0].logprobs.content == []
+
+
+class Fatal(LanguageModel):
+    """Takes the engine's thread down with it when the client's prompt comes."""
+
+    def forward(self, tokens: Tensor, cache: Any, *, logits: Any = "last") -> Tensor:
+        if tokens.shape[1] > 10:  # longer than what a model is tried with when it is loaded
+            raise SystemExit
+        return super().forward(tokens, cache, logits=logits)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_engine_ends_its_requests_and_fails_the_health_check(model_folder: Path) -> None:
+    tokenizer = Tokenizer.load(model_folder)
+    engine = Engine(Fatal.load(model_folder, "cpu"), tokenizer.decode)
+    with listening(LocalModel("tiny", tokenizer, engine, SamplingOptions())) as url:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "Who wrote it, and when was that?"}]}
+        for _ in range(2):  # under way when the engine dies, and after
+            answer = httpx.post(f"{url}/chat/completions", json=body, timeout=PATIENCE_S)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+        health = httpx.get(url.replace("/v1", "/healthz"))
+        assert (health.status_code, health.json()) == (503, {"status": "dead", "model": "tiny"})
 
 
 # ---- clients that leave ----------------------------------------------------------------------------------------------

@@ -57,6 +57,32 @@ def test_the_most_likely_token_and_all_tokens_can_be_asked_for_in_the_usual_ways
     assert (sampling.is_greedy, sampling.top_k, sampling.min_p, sampling.seed) == (True, 0, 0.1, 7)
 
 
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 15), st.integers(0, 15))
+def test_choices_have_seeds_of_their_own_whatever_the_sign(seed: int, one: int, other: int) -> None:
+    asked = read_body(ChatAsked, {"model": "m", "messages": [{"role": "user", "content": "Who?"}], "seed": seed})
+    seeds = [asked.sampling(SamplingOptions(), choice).seed for choice in (one, other)]
+    assert all(found is not None and found >= 0 for found in seeds)  # random.Random takes -1 for 1
+    assert (seeds[0] == seeds[1]) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"stop": ["a", ""]}, "stop.1"),
+        ({"stop": 5}, "stop"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ({"longroute": {"speculative": {"draft": []}}}, "longroute.speculative.draft"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text"),
+        ({"messages": [{"role": "nobody", "content": ""}]}, "messages.0.role"),
+    ],
+)
+def test_the_field_at_fault_is_named_as_clients_wrote_it(body: dict[str, Any], field: str) -> None:
+    chat = {"model": "m", "messages": [{"role": "user", "content": "Who?"}], **body}
+    with pytest.raises(Refusal) as caught:
+        read_body(ChatAsked, chat)
+    assert caught.value.param == field
+
+
 def test_a_developer_speaks_as_the_system_and_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]
     messages = [{"role": "developer", "content": parts}, {"role": "assistant", "content": None}]

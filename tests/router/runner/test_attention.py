@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 from longroute.router.errors import ConfigError, ContextTooLong
 from longroute.router.runner import attention
@@ -17,23 +23,29 @@ from longroute.router.runner.attention import AttentionReader
 from longroute.router.runner.model import LanguageModel
 from longroute.router.runner.tokenizer import Tokenizer
 from longroute.tests.router.runner.matcher import matcher, words_tokenizer
-from longroute.tests.router.runner.tiny import FAMILIES, VOCAB, prompt, tiny_transformer
+from longroute.tests.router.runner.tiny import FAMILIES, VOCAB, prompt, tiny_model, tiny_transformer
 
+Floats = npt.NDArray[np.float64]
 WORDS = [f"w{n}" for n in range(VOCAB - 2)]
 INTRODUCTION = "w3 w5 w7"
 BEFORE = [5, 7, 9]  # its ids
 
 
+def transformer_of(family: str) -> Any:
+    """A tiny model; where all of its layers have a window, one that the texts here fit into."""
+    return tiny_transformer(family, **({"sliding_window": 128} if family == "mistral" else {}))
+
+
 @lru_cache
 def reader(family: str) -> AttentionReader:
-    model = LanguageModel(tiny_transformer(family))
+    model = LanguageModel(transformer_of(family))
     return AttentionReader(model, Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION, chunk_tokens=32)
 
 
 @lru_cache
 def whole(family: str) -> tuple[Tensor, ...]:
     """The slow twin: all attention of all layers, from one pass over the whole text; of each layer (H, T, T)."""
-    model: Any = tiny_transformer(family)
+    model = transformer_of(family)
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         out = model(input_ids=torch.tensor([[*BEFORE, *prompt(120)]]), use_cache=False, output_attentions=True)
@@ -84,10 +96,136 @@ def test_where_the_last_layers_see_a_window_only_the_last_that_sees_everything_i
     assert np.allclose(found, out.attentions[5][0].sum(0)[-5:, len(BEFORE) :].numpy(), atol=1e-4)
 
 
+def logarithms(family: str, layer: int) -> Floats:
+    """What the last token's query gives each key, summed over heads, less the first token's: from all attention."""
+    row = whole(family)[layer][:, -1].double().log()
+    summed: Floats = (row - row[:, :1]).sum(0)[len(BEFORE) :].numpy()
+    return summed
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_last_query_is_that_of_the_whole_attention(family: str) -> None:
+    own = reader(family)
+    found = own.last_query(prompt(120), own.layers, products=True)
+    attention_of = own.last_query(prompt(120), own.layers)
+    assert found.shape == (len(own.layers), 120) and list(own.layers) == counted_layers(family)
+    for layer, products, looks in zip(own.layers, found, attention_of, strict=True):
+        assert np.allclose(products, logarithms(family, layer), atol=1e-3)
+        assert np.allclose(looks, whole(family)[layer][:, -1, len(BEFORE) :].sum(0).numpy(), atol=1e-4)
+
+
+def test_inner_products_are_those_of_queries_and_keys() -> None:
+    transformer = tiny_transformer("llama")
+    seen: dict[str, Tensor] = {}
+
+    def keep(module: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        seen["hidden"] = options["hidden_states"]
+        seen["cos"], seen["sin"] = options["position_embeddings"]
+
+    attention_of_layer = transformer.model.layers[1].self_attn
+    handle = attention_of_layer.register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.inference_mode():
+        transformer(input_ids=torch.tensor([[*BEFORE, *prompt(120)]]), use_cache=False)
+        handle.remove()
+        shape = (1, 123, -1, attention_of_layer.head_dim)
+        queries = attention_of_layer.q_proj(seen["hidden"]).view(shape).transpose(1, 2)
+        keys = attention_of_layer.k_proj(seen["hidden"]).view(shape).transpose(1, 2)
+        queries, keys = apply_rotary_pos_emb(queries, keys, seen["cos"], seen["sin"])
+        products = queries[:, :, -1:] @ repeat_kv(keys, 2).transpose(2, 3) * attention_of_layer.scaling
+    expected = (products - products[..., :1]).sum(1)[0, 0, len(BEFORE) :]
+    [found] = reader("llama").last_query(prompt(120), [1], products=True)
+    assert np.allclose(found, expected.numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_inner_products_survive_numbers_of_half_the_size(dtype: torch.dtype) -> None:
+    half = LanguageModel(tiny_transformer("llama").to(dtype))
+    own = AttentionReader(half, Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION)
+    [found] = own.last_query(prompt(120), [0], products=True)
+    assert np.corrcoef(found, logarithms("llama", 0))[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_runs_behind_the_layer_that_is_asked_for(family: str) -> None:
+    transformer = transformer_of(family)
+    own = AttentionReader(
+        LanguageModel(transformer), Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION, chunk_tokens=32
+    )
+    calls: Counter[str] = Counter()
+
+    def tally(name: str) -> Any:
+        return lambda *_: calls.update([name])
+
+    blocks = next(module for module in transformer.modules() if isinstance(module, torch.nn.ModuleList))
+    for number, block in enumerate(blocks):
+        block.register_forward_pre_hook(tally(f"began {number}"))
+        block.register_forward_hook(tally(f"ended {number}"))
+    transformer.get_output_embeddings().register_forward_hook(tally("vocabulary"))
+    layer = own.layers[0]
+    own.last_query(prompt(120), [layer], products=True)
+    chunks = 4 + 1  # 122 tokens without a row to show in chunks of 32, and the last one
+    began, ended = ({f"{what} {n}": chunks for n in range(m)} for what, m in (("began", layer + 1), ("ended", layer)))
+    assert calls == began | ended
+    calls.clear()
+    own.looks(prompt(120), 3, (layer + 1) / own.n_layers)
+    assert calls == began | ended
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 1), st.integers(0, 9))
+def test_a_text_read_in_chunks_is_read_as_in_one_pass(n: int, chunk: int, layer: int, seed: int) -> None:
+    tokenizer = Tokenizer(words_tokenizer(WORDS))
+    pieces, once = (
+        AttentionReader(tiny_model("qwen3"), tokenizer, introduction=INTRODUCTION, chunk_tokens=size)
+        for size in (chunk, 1000)
+    )
+    ids = prompt(n, seed)
+    assert np.allclose(
+        pieces.last_query(ids, [layer], products=True), once.last_query(ids, [layer], products=True), atol=1e-3
+    )
+    rows = min(n, 7)
+    assert np.allclose(pieces.looks(ids, rows), once.looks(ids, rows), atol=1e-5)
+
+
+def test_a_text_is_no_longer_than_the_window_that_all_layers_have() -> None:
+    own = AttentionReader(tiny_model("mistral"), Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION)
+    assert own.max_tokens == 16 - len(BEFORE)
+    assert own.looks(prompt(13), 1).min() > 0
+    with pytest.raises(ContextTooLong, match="14 tokens"):
+        own.looks(prompt(14), 1)
+
+
+def test_attention_that_is_no_number_is_explained() -> None:
+    transformer = tiny_transformer("llama")
+    own = AttentionReader(LanguageModel(transformer), Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION)
+    transformer.model.layers[0].self_attn.q_proj.weight.data.fill_(torch.inf)
+    with pytest.raises(ConfigError, match=r"not finite.*runner\.dtype"):
+        own.looks(prompt(9), 2)
+    with pytest.raises(ConfigError, match=r"not finite.*runner\.dtype"):
+        own.last_query(prompt(9), [1], products=True)
+
+
 def test_a_text_that_the_memory_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "available_bytes", lambda device: 1000)
     with pytest.raises(ContextTooLong, match=r"Reading 103 tokens takes .* available"):
         reader("llama").looks(prompt(100), 4)
+
+
+def test_layers_that_do_not_run_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = AttentionReader(
+        LanguageModel(tiny_transformer("llama", num_hidden_layers=6)),
+        Tokenizer(words_tokenizer(WORDS)),
+        chunk_tokens=16,
+    )
+    ids = prompt(450)
+    needed = []
+    for layer in own.layers:
+        monkeypatch.setattr(attention, "available_bytes", lambda device: 0)
+        with pytest.raises(ContextTooLong, match=r"takes [\d.]+ MiB") as refused:
+            own.last_query(ids, [layer])
+        needed.append(float(re.findall(r"takes ([\d.]+) MiB", str(refused.value))[0]))
+    keys_and_values = 2 * 2 * 8 * 4 * 450 / 2**20  # of one layer
+    assert np.allclose(np.diff(needed), keys_and_values, atol=0.02)
 
 
 def test_rows_come_out_the_same_in_any_portions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +243,22 @@ def test_a_model_with_layers_of_other_kinds_shows_those_that_attend() -> None:
     mixed = AttentionReader(model, Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION)
     rows = mixed.looks(prompt(20), 2)
     assert rows.shape == (2, 20) and rows.min() >= 0 and rows[1].sum() > 0
+    assert mixed.layers == (0,)
     with pytest.raises(ConfigError, match="no attention from layer 1 on"):
         mixed.strongest(prompt(20), [1.0], first_layer=1)
+
+
+def test_a_layer_behind_one_of_another_kind_is_read_as_in_one_pass() -> None:
+    transformer = tiny_transformer("lfm2", layer_types=["conv", "full_attention"])
+    mixed = AttentionReader(
+        LanguageModel(transformer), Tokenizer(words_tokenizer(WORDS)), introduction=INTRODUCTION, chunk_tokens=7
+    )
+    [found] = mixed.last_query(prompt(40), mixed.layers, products=True)
+    transformer.set_attn_implementation("eager")
+    with torch.inference_mode():
+        out = transformer(torch.tensor([[*BEFORE, *prompt(40)]]), use_cache=False, output_attentions=True)
+    row = out.attentions[-1][0, :, -1].log()
+    assert np.allclose(found, (row - row[:, :1]).sum(0)[len(BEFORE) :].numpy(), atol=1e-3)
 
 
 def test_the_model_attends_as_before_afterwards() -> None:

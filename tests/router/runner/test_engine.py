@@ -6,7 +6,7 @@ Most tests drive `step` by hand, so nothing depends on the timing of threads; th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -18,6 +18,7 @@ from longroute.router.errors import BackendError, BackendUnavailable, ConfigErro
 from longroute.router.runner.engine import Engine, EngineOptions
 from longroute.router.runner.generation import Done, Draft, Generated, Generation, Piece, SamplingOptions
 from longroute.router.runner.handle import Handle
+from longroute.router.runner.kv_cache import KVCache
 from longroute.router.runner.model import LanguageModel
 from longroute.router.runner.speculative import Speculation
 from longroute.tests.router.runner.tiny import FAMILIES, VOCAB, decode, prompt, tiny_model, tiny_transformer
@@ -227,9 +228,12 @@ def test_requests_with_drafts_share_passes_and_get_what_they_would_alone(
     model = tiny_model(family)
     shared: list[int] = []
     forward_rows = model.forward_rows
-    monkeypatch.setattr(
-        model, "forward_rows", lambda rows, caches: shared.append(len(rows)) or forward_rows(rows, caches)
-    )
+
+    def counting(rows: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> torch.Tensor:
+        shared.append(len(rows))
+        return forward_rows(rows, caches)
+
+    monkeypatch.setattr(model, "forward_rows", counting)
     asked = [
         Generation(
             prompt(30 + 7 * seed, seed=seed),

@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from longroute.router.errors import BackendUnavailable, ConfigError
 from longroute.router.runner.engine import Engine
@@ -43,6 +45,75 @@ def test_a_folder_that_is_not_there_is_named_and_not_looked_for_elsewhere(model_
         LocalModel.load("org/model")
     with pytest.raises(ConfigError, match="There is no folder org/draft"):
         LocalModel.load(model_folder, LocalOptions("cpu", draft_model="org/draft"))
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ((), "config.json is missing"),
+        (("model-q4_k_m.gguf",), "holds GGUF files.*base_url"),
+        (("adapter_config.json", "adapter_model.safetensors"), "holds an adapter.*merge_and_unload"),
+        (("config.json", "model.safetensors"), "no tokenizer in"),
+        (("config.json", "model.safetensors", "tokenizer.json"), "weights in .* cannot be read"),
+    ],
+)
+def test_a_folder_of_something_else_is_told_in_one_line(
+    model_folder: Path, tmp_path: Path, files: tuple[str, ...], said: str
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for name in files:
+        there = model_folder / name
+        content = there.read_bytes() if there.is_file() and there.suffix == ".json" else b"cut short"
+        (folder / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=said) as caught:
+        LocalModel.load(folder, LocalOptions("cpu"))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "some.gguf").write_bytes(b"")
+    with pytest.raises(ConfigError, match="is a GGUF file"):
+        LocalModel.load(tmp_path / "some.gguf")
+
+
+def test_answers_end_where_only_tokenizer_and_template_say_how(model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "endless")
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": None}))
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<s>{% endfor %}")
+    with LocalModel.load(folder, LocalOptions("cpu")) as model:
+        assert not model.engine.model.eos_ids
+        for end in ("<s>", "</s>"):
+            sampling = SamplingOptions(temperature=0, logit_bias={model.tokenizer.vocabulary[end]: 100.0})
+            generation = Generation(model.tokenizer.text_ids("Ada"), sampling, 8, stop_ids=model.end_ids)
+            done = model.engine.submit(generation).result()
+            assert (done.text, done.reason) == ("", "stop")
+
+
+class Fatal(LanguageModel):
+    """Takes the engine's thread down with it on prompts of this length, as no error of a request does."""
+
+    length = 20
+
+    def forward(self, tokens: Tensor, cache: Any, *, logits: Any = "last") -> Tensor:
+        if tokens.shape[1] == self.length:
+            raise SystemExit
+        return super().forward(tokens, cache, logits=logits)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_when_the_engines_thread_dies_those_who_wait_are_told_and_nobody_else_may_wait(model_folder: Path) -> None:
+    tokenizer = Tokenizer.load(model_folder)
+    with LocalModel("tiny", tokenizer, Engine(Fatal.load(model_folder, "cpu"), tokenizer.decode), GREEDY) as model:
+        alive = [model.engine.is_alive]
+        generations = [Generation((5,) * n, GREEDY, 400, stop_ids=frozenset()) for n in (4, 9, Fatal.length)]
+        handles = [model.engine.submit(generation) for generation in generations]
+        for handle in handles:
+            with pytest.raises(BackendUnavailable):
+                handle.result()
+        alive.append(model.engine.is_alive)
+        assert alive == [True, False]
+        with pytest.raises(BackendUnavailable):
+            model.engine.submit(generations[0])
 
 
 def test_a_drafter_of_another_vocabulary_is_refused(model_folder: Path, tmp_path: Path) -> None:
@@ -96,3 +167,16 @@ def test_models_that_forget_keep_what_two_prompts_began_with(model_folder: Path)
         assert head > 256
         assert [abs(found - head) <= 2 for found in reused] == [False, False, True]
         assert model.shared_head(tokenizer.text_ids("Short. Who?")) == model.shared_head((1, 2)) == 0
+
+
+def test_a_prompt_that_is_asked_again_is_marked_before_its_last_token_which_is_always_read(model_folder: Path) -> None:
+    tokenizer = Tokenizer.load(model_folder)
+    shape: dict[str, Any] = {"layer_types": ["conv", "full_attention"], "vocab_size": len(tokenizer.vocabulary)}
+    recurrent = LanguageModel(tiny_transformer("lfm2", **shape))  # cannot take back a single token
+    ids = tokenizer.text_ids("Bells rang in 1203, salt came in 1377. " * 12)
+    with LocalModel("tiny", tokenizer, Engine(recurrent, tokenizer.decode), GREEDY) as model:
+        reused = []
+        for _ in range(3):
+            generation = Generation(ids, GREEDY, 4, shared_tokens=model.shared_head(ids))
+            reused.append(model.engine.submit(generation).result().usage.reused_tokens)
+    assert reused == [0, 0, len(ids) - 1]

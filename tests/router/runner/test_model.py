@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from longroute.router.errors import ConfigError
 from longroute.router.runner import model as model_module
+from longroute.router.runner import model as runner_model
 from longroute.router.runner.model import LanguageModel, _attend
 from longroute.tests.router.runner.tiny import (
     FAMILIES,
@@ -55,6 +56,23 @@ def test_rows_of_different_lengths_decode_together_as_they_do_alone(family: str)
             for cache in (one, other):  # as a draft of which one token was kept
                 model.crop(cache, cache.n_tokens - len(row) + 1)
     assert [cache.n_tokens for cache in together] == [n + 16 for n in lengths]
+
+
+@pytest.mark.parametrize("joins", [True, False])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
+def test_later_chunks_attend_as_with_a_mask_whichever_kernel_there_is(
+    family: str, joins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runner_model._joins(torch.float32) and runner_model._joins(torch.bfloat16)
+    monkeypatch.setattr(runner_model, "_joins", lambda dtype: joins)
+    monkeypatch.setattr(runner_model, "_LITTLE", 8)
+    monkeypatch.setattr(runner_model, "_BLOCK", 16)
+    transformer = tiny_transformer(family)
+    expected = plain_logits(transformer, text())
+    model = LanguageModel(transformer)
+    cache = model.new_cache()
+    parts = [model.forward(text()[:, a:b], cache, logits="all") for a, b in pairwise([0, 10, 12, 57, LENGTH])]
+    assert close(torch.cat(parts, 1), expected)
 
 
 def test_a_model_whose_positions_turn_by_the_longest_text_does_not_share_a_pass() -> None:

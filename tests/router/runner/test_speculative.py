@@ -7,6 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from longroute.router.runner.draft_length import DraftLength
 from longroute.router.runner.generation import SamplingOptions
 from longroute.router.runner.laws import Law, Mode, probabilities, reference, replacement
 from longroute.router.runner.model import LanguageModel
+from longroute.router.runner.passes import run_alone, run_together
 from longroute.router.runner.speculative import (
     Block,
     Side,
@@ -67,6 +69,7 @@ class Chain:
 
     device = torch.device("cpu")
     can_roll_back = True
+    batches_rows = True
     weight_bytes = 1  # a smaller draft model has 0
 
     def __init__(
@@ -94,6 +97,12 @@ class Chain:
         rows = 1 if logits == "last" else logits
         return self.table[tokens[0, -rows:]][None]
 
+    def forward_rows(self, rows: Sequence[Sequence[int]], caches: Sequence[Memory]) -> Tensor:
+        self.clock[0] += self.seconds
+        for row, cache in zip(rows, caches, strict=True):
+            cache.seen.extend(row)
+        return self.table[torch.tensor([token for row in rows for token in row])]
+
     def crop(self, cache: Memory, n_tokens: int) -> None:
         del cache.seen[n_tokens:]
 
@@ -116,6 +125,11 @@ def run(decoding: SpeculativeDecoding) -> list[Block]:
         blocks.append(decoding.step())
     assert tuple(token for block in blocks for token in block.tokens) == decoding.tokens
     return blocks
+
+
+def reason_of(block: Block | Exception) -> str | None:
+    assert isinstance(block, Block), block
+    return block.reason
 
 
 def fixed(length: int, law: Law = Law()) -> Speculation:  # noqa: B008  frozen
@@ -444,7 +458,8 @@ def test_prompts_of_one_token_have_nothing_to_prefill() -> None:
     assert list(decoding.tokens) == plain_greedy(model, [3], 4)
 
 
-def test_answers_stepped_in_turn_do_not_touch_each_other() -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_answers_made_side_by_side_do_not_touch_each_other(together: bool) -> None:
     """Rows of a batch, each with its own acceptance."""
     model = tiny_model("llama")
 
@@ -461,11 +476,15 @@ def test_answers_stepped_in_turn_do_not_touch_each_other() -> None:
     alone = [decoding(seed) for seed in range(3)]
     for row in alone:
         run(row)
-    together = [decoding(seed) for seed in range(3)]
-    going = list(together)
+    side_by_side = [decoding(seed) for seed in range(3)]
+    going = list(side_by_side)
     while going:
-        going = [row for row in going if row.step().reason is None]
-    assert [row.tokens for row in together] == [row.tokens for row in alone]
+        steps = [row.passes() for row in going]
+        blocks = (
+            run_together(steps, perf_counter, print) if together else [run_alone(step, perf_counter) for step in steps]
+        )
+        going = [row for row, block in zip(going, blocks, strict=True) if reason_of(block) is None]
+    assert [row.tokens for row in side_by_side] == [row.tokens for row in alone]
 
 
 # ---- the end of a text ----

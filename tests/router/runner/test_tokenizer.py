@@ -70,3 +70,31 @@ def test_a_template_gets_its_options_and_nothing_else(model_folder: Path) -> Non
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=str(tmp_path)):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}", "<|im_end|>"),
+        ("{% for m in messages %}<|im_start|>{{ m.content | trim }} <|im_end|>{% endfor %}", "<|im_end|>"),
+        ("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", ""),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}assistant: ", ""),  # ordinary text ends nothing
+        ("{{ messages[0].content }}<|im_end|>", ""),  # shows no answers
+        ("{{ raise_exception('no answers') }}", ""),
+        (None, ""),
+    ],
+)
+def test_an_answer_ends_with_the_tokenizers_end_and_with_what_the_template_writes_behind_it(
+    model_folder: Path, template: str | None, ends: str
+) -> None:
+    theirs = Tokenizer.load(model_folder)._markup
+    theirs.add_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)])
+    theirs.chat_template = template
+    tokenizer = Tokenizer(theirs)
+    assert tokenizer.end_ids == {tokenizer.vocabulary[token] for token in ("</s>", ends) if token}
+
+
+def test_a_tokenizer_may_know_no_end(model_folder: Path) -> None:
+    theirs = Tokenizer.load(model_folder)._markup
+    theirs.eos_token = None
+    assert Tokenizer(theirs).end_ids == frozenset()
