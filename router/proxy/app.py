@@ -33,6 +33,7 @@ from .openapi import describe
 from .records import DecisionLog
 from .saving import measured
 from .telemetry import Metrics
+from .turns import Turns
 from .upstreams import Upstreams, open_upstream
 from .wire import Timeouts
 
@@ -43,7 +44,10 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 class App:
     """Ours where the path is ours, else the upstream's."""
 
-    def __init__(self, gateway: Gateway, own: Starlette, guard: Callable[[Scope], Response | None]) -> None:
+    def __init__(
+        self, gateway: Gateway, own: Starlette, guard: Callable[[Scope], Response | None], metrics: Metrics
+    ) -> None:
+        self.metrics = metrics
         self._gateway = gateway
         self._own = own
         self._guard = guard
@@ -73,15 +77,16 @@ def make_app(settings: Settings) -> App:
                 upstream,
                 Router(settings, retriever=retriever, profile_of=profile_of),
                 timeouts,
-                max_connections=2 * proxy.max_concurrency,
+                max_connections=proxy.max_concurrency + proxy.max_calls,
             )
             for upstream in proxy.upstreams
         ]
     )
     doorkeeper = Doorkeeper(proxy)
     log = DecisionLog(proxy.decisions_kept)
-    metrics = Metrics(lambda: measured(log.recent(log.limit, None)))
-    long_texts = LongTexts(proxy, log, metrics)
+    turns = Turns(proxy.max_calls)
+    metrics = Metrics(lambda: measured(log.recent(log.limit, None)), lambda: turns.waiting)
+    long_texts = LongTexts(proxy, log, metrics, turns)
     gateway = Gateway(upstreams, proxy, doorkeeper=doorkeeper, long_texts=long_texts, metrics=metrics)
     warm = asyncio.Event()
     own_keys = any(upstream.key for upstream in upstreams.all)
@@ -140,7 +145,7 @@ def make_app(settings: Settings) -> App:
         exception_handlers={HTTPException: refuse},
         lifespan=lifespan,
     )
-    return App(gateway, own, partial(_guard, doorkeeper.open and own_keys))
+    return App(gateway, own, partial(_guard, doorkeeper.open and own_keys), metrics)
 
 
 def check_bind(settings: ProxySettings) -> None:

@@ -20,6 +20,7 @@ from .texts import Api
 
 _ANTHROPIC_DEFAULT_MAX_TOKENS = 1024
 _TOOLS = "tool_calls"  # the finish reason where a model asks for a tool; Anthropic's is `tool_use`
+_REFUSAL = "refusal"  # the finish reason of a model that will not answer, as Anthropic calls it
 _TOOL_ITEMS = ("function_call", "custom_tool_call", "mcp_approval_request")
 _LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
 
@@ -86,7 +87,8 @@ def _reply_of_stream(body: bytes) -> Reply:
     for event in _events(body):
         piece, ended = _streamed(event)
         pieces.append(piece)
-        reason = reason if reason == _TOOLS else ended or reason  # some servers end a call of a tool with `stop`
+        # Both end with `stop`: a refusal always, a call of a tool with some servers.
+        reason = reason if reason in (_TOOLS, _REFUSAL) else ended or reason
     if not pieces:
         raise BadReply("The upstream answered a call with a stream that holds no completion.")
     return Reply("".join(pieces), usage_of(body, b"event-stream"), finish_reason=reason)
@@ -99,6 +101,8 @@ def _streamed(event: object) -> tuple[str, str]:
     kind = event.get("type")
     if kind == "response.output_text.delta":
         return str(event.get("delta", "")), ""
+    if kind == "response.refusal.delta":
+        return str(event.get("delta", "")), _REFUSAL
     if kind == "response.output_item.done":
         item = event.get("item")
         return "", _TOOLS if isinstance(item, dict) and item.get("type") in _TOOL_ITEMS else ""
@@ -111,6 +115,8 @@ def _streamed(event: object) -> tuple[str, str]:
         choice = choices[0]
     said = choice["delta"] if isinstance(choice.get("delta"), dict) else choice
     text = _joined(said.get("content")) or str(said.get("text") or "")
+    if refusal := _refusal([said]):
+        return text or refusal, _REFUSAL
     return text, _TOOLS if _asks_for_tool(said) else str(choice.get("finish_reason") or "")
 
 
@@ -127,6 +133,17 @@ def _joined(content: object) -> str | None:
     return "".join(texts) if texts else None
 
 
+def _parts(message: Mapping[str, Any]) -> list[Any]:
+    content = message.get("content")
+    return content if isinstance(content, list) else []
+
+
+def _refusal(parts: Iterable[object]) -> str:
+    """Why the model does not answer, which OpenAI's say beside the text or in a part of its own."""
+    said = (part.get("refusal") for part in parts if isinstance(part, dict))
+    return "".join(text for text in said if isinstance(text, str))
+
+
 def _said(api: Api, data: dict[str, Any]) -> tuple[str | None, str]:
     """Text and finish reason; no text at all is None."""
     try:
@@ -137,7 +154,8 @@ def _said(api: Api, data: dict[str, Any]) -> tuple[str | None, str]:
                 return _joined(choice["text"]), ended
             message = choice["message"]
             asks = ended == "function_call" or _asks_for_tool(message)
-            return _joined(message.get("content")), _TOOLS if asks else ended
+            text, refusal = _joined(message.get("content")), _refusal([message, *_parts(message)])
+            return (text or refusal, _REFUSAL) if refusal else (text, _TOOLS if asks else ended)
         if api == "messages":
             parts, reason = data["content"], data.get("stop_reason")
         else:
@@ -145,6 +163,8 @@ def _said(api: Api, data: dict[str, Any]) -> tuple[str | None, str]:
             tools = any(item.get("type") in _TOOL_ITEMS for item in data["output"])
             reason = _TOOLS if tools else data.get("status")
         texts = [part["text"] for part in parts if part.get("type") in ("text", "output_text")]
+        if refusal := _refusal(parts):
+            return "".join(texts) or refusal, _REFUSAL
         return "".join(texts) if texts else None, str(reason or "stop")
     except (KeyError, IndexError, TypeError, AttributeError):
         return None, ""
@@ -191,10 +211,10 @@ class UsageReader:
         if not found:
             return None
         # Anthropic's first event has the prompt, its last the completion; others say all at the end.
-        return Usage(*(max(getattr(usage, name) for usage in found) for name in _COUNTS))
+        return Usage(**{name: max(getattr(usage, name) for usage in found) for name in _COUNTS})
 
 
-_COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens")
+_COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens", "written_tokens")
 
 
 def _events(*parts: bytes | bytearray) -> Iterable[object]:
@@ -222,10 +242,12 @@ def _usage(data: object) -> Usage | None:
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
     cached = _count(details, "cached_tokens") + _count(usage, "cache_read_input_tokens")
     # Anthropic counts what it read from or wrote to its cache beside the input, the others within it.
-    beside = _count(usage, "cache_read_input_tokens") + _count(usage, "cache_creation_input_tokens")
+    written = _count(usage, "cache_creation_input_tokens")
+    beside = _count(usage, "cache_read_input_tokens") + written
     prompt = _count(usage, "prompt_tokens") or _count(usage, "input_tokens") + beside
     completion = _count(usage, "completion_tokens") or _count(usage, "output_tokens")
-    return Usage(prompt, min(cached, prompt), completion)
+    cached, written = min(cached, prompt), written or _count(details, "cache_write_tokens")
+    return Usage(prompt, cached, completion, written_tokens=min(written, prompt - cached))
 
 
 def _count(usage: object, name: str) -> int:

@@ -14,12 +14,14 @@ from ..outputs import DecideOutput, decide_output
 from ..settings import ProxySettings
 from .access import Doorkeeper
 from .dashboard.routes import error
-from .headers import read_request
+from .headers import RequestHead, read_request
 from .long_texts import LongTexts
 from .routing import Considered, consider, steering_of
 from .stopwatch import Stopwatch
 from .texts import Api
 from .upstreams import Upstream, Upstreams
+
+_MOST_AT_ONCE = 8  # each holds a body; more would only wait for the threads that do the work
 
 
 class LocatedOutput(BaseModel):
@@ -62,11 +64,21 @@ class DryRun:
         self._doorkeeper = doorkeeper
         self._long_texts = long_texts
         self._settings = settings
+        self._under_way = 0
 
     async def answer(self, request: Request) -> Response:
         head = read_request(request.scope["headers"])
         if self._doorkeeper.caller(head) is None:
             return error(401, "This needs one of the proxy's client keys.", "key_needed")
+        if self._under_way >= _MOST_AT_ONCE:
+            return error(503, f"{_MOST_AT_ONCE} dry runs are under way. Try again in a moment.", "busy")
+        self._under_way += 1
+        try:
+            return await self._answered(request, head)
+        finally:
+            self._under_way -= 1
+
+    async def _answered(self, request: Request, head: RequestHead) -> Response:
         api = request.query_params.get("api")
         if api is not None and api not in get_args(Api):
             return error(400, f"api must be one of {', '.join(get_args(Api))}.", "invalid_api")
@@ -100,6 +112,7 @@ class DryRun:
             min_document_tokens=self._settings.min_document_tokens,
             question_last=self._settings.question_last,
             stored_responses=self._settings.stored_responses,
+            stream_calls=self._settings.stream_calls,
             upstream=upstream.name,
         )
 

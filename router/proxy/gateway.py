@@ -18,7 +18,7 @@ import orjson
 
 from ..errors import ConfigError
 from ..settings import ProxySettings
-from .access import Doorkeeper, RateLimit
+from .access import Caller, Doorkeeper, RateLimit
 from .exchange import Exchange, Receive, Scope, Send
 from .headers import RequestHead, ours, read_request, with_key
 from .long_texts import LongTexts
@@ -82,6 +82,8 @@ class Gateway:
         """Raises Refused."""
         settings, head = self._settings, read_request(scope["headers"])
         caller = self._doorkeeper.caller(head)
+        if caller is None and _is_preflight(scope["method"], head):
+            caller = Caller()  # browsers ask without a key whether they may show one
         if caller is None:
             raise Refused(401, "key", "This proxy asks for a key. Send one of its client keys as a bearer token.")
         if self._metrics.in_flight > settings.max_concurrency:
@@ -91,8 +93,14 @@ class Gateway:
             raise Refused(429, "rate_limit", "This client has sent too many requests.", retry_after_s=wait_s)
         if head.length is not None and head.length > settings.max_body_mb << 20:
             raise Refused(413, "body_too_large", f"The body is longer than {settings.max_body_mb} MB.")
+        if head.coded:
+            raise Refused(
+                501, "bad_request", "Of transfer codings the proxy knows chunks alone. Send the body in those."
+            )
         if head.websocket:
-            raise Refused(501, "bad_request", "The proxy carries no WebSockets. Connect to the upstream directly.")
+            raise Refused(
+                501, "bad_request", "The proxy carries no WebSockets. Connect to the upstream directly, or use HTTP."
+            )
         if caller.key_in in (b"authorization", b"x-api-key"):
             head.forwarded = with_key(head.forwarded, "")  # our key is nobody else's business
         target = scope.get("longroute.target") or _target(scope)
@@ -110,7 +118,7 @@ class Gateway:
             if await self._models(exchange):
                 return
             upstream = self._upstreams.all[0]  # none has a list: the first one says why
-        if upstream.key:
+        if upstream.key and not _is_preflight(exchange.method, head):
             head.forwarded = with_key(head.forwarded, upstream.key, anthropic=exchange.path.startswith("/v1/messages"))
         steering = steering_of(head.ours, upstream.router)
         if rest is not None:
@@ -232,6 +240,9 @@ class Gateway:
         if exchange is not None and exchange.answering:
             return
         body = error_body(scope["path"], refusal)
+        if exchange is not None and exchange.opened:
+            await exchange.answer(refusal.status, [], body)
+            return
         headers: Headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         if refusal.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % max(1, round(refusal.retry_after_s))))
@@ -269,6 +280,14 @@ def _model(body: bytes) -> str:
 def _is_json(head: RequestHead) -> bool:
     """Whether the body may be JSON: its header says so, or nothing."""
     return not head.content_type or b"json" in head.content_type.lower()
+
+
+def _is_preflight(method: str, head: RequestHead) -> bool:
+    return (
+        method == "OPTIONS"
+        and bool(head.origin)
+        and any(k == b"access-control-request-method" for k, _ in head.forwarded)
+    )
 
 
 def _target(scope: Scope) -> bytes:

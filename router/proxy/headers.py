@@ -33,6 +33,7 @@ class RequestHead:
 
     ours: headers meant for the proxy, without their prefix.
     length: of the body, None where it is not told in advance. signed: the body may not be changed.
+    coded: for the way, in more than chunks, which our server does not undo.
     """
 
     forwarded: Headers
@@ -45,6 +46,7 @@ class RequestHead:
     origin: bytes = b""
     host: bytes = b""
     websocket: bool = False
+    coded: bool = False
     signed: bool = False
 
 
@@ -58,6 +60,8 @@ def read_request(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
         if name in _HOP_BY_HOP:
             if name == b"connection":
                 named_hops += b"," + value.lower()
+            elif name == b"transfer-encoding":
+                head.coded = head.coded or value.strip(b" \t").lower() != b"chunked"
             elif name == b"upgrade":
                 head.websocket = value.lower() == b"websocket"  # others (h2c) are offers, which may be ignored
             continue
@@ -104,6 +108,11 @@ def for_own_call(headers: Headers, length: int) -> Headers:
         (name, b"gzip" if b"gzip" in value.lower() else b"identity") if name == b"accept-encoding" else (name, value)
         for name, value in kept
     ]
+
+
+def unpacked(headers: Headers) -> Headers:
+    """The same for an answer that goes into a stream without an encoding."""
+    return [*(item for item in headers if item[0] != b"accept-encoding"), (b"accept-encoding", b"identity")]
 
 
 def with_key(headers: Headers, key: str, *, anthropic: bool = False) -> Headers:

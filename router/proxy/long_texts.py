@@ -1,37 +1,39 @@
 """A request that may hold a long text: looked at, decided, carried out, sent, rescued, recorded.
 
 Whatever fails before the upstream has answered, the original goes out, and a header says so. The thinking is done by
-`routing.py`, in a worker thread and within a time budget; this module makes the calls.
+`routing.py`, in a worker thread and within a time budget; a strategy's own calls are made by `own_calls.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
 
-from ..backends.complaint import parse_complaint, retry_after_s
-from ..core import Call, Message, Outcome, Usage
+from ..backends.complaint import parse_complaint
+from ..core import Call, Usage
 from ..costs import charge
-from ..errors import BackendError, BackendUnavailable, BadReply, ContextTooLong, NoFeasibleStrategy, RouterError
+from ..errors import ContextTooLong, NoFeasibleStrategy
 from ..router import BaseRouter, smaller
 from ..settings import ProxySettings
-from .calls import UsageReader, call_body, reply_of, usage_of
+from .calls import UsageReader
 from .exchange import Exchange, Whole
 from .headers import ours, value_of
+from .own_calls import COMPLAINT_BYTES, OwnCalls
+from .patience import Patience
 from .recording import estimate_in_brief, places_in_brief, record_of
 from .records import DecisionLog, Record, Stage
 from .refusals import Refused
-from .routing import OFF, CannotFollow, Considered, Steering, Step, consider, rescue, resume, without_our_fields
+from .routing import OFF, CannotFollow, Considered, Steering, consider, rescue, resume, without_our_fields
 from .stopwatch import Stopwatch
 from .telemetry import Metrics, log_fail_open, log_request, span_writer
 from .texts import Api
+from .turns import Turns
 from .upstreams import Upstream
 from .wire import Headers, Response
 
@@ -39,37 +41,40 @@ T = TypeVar("T")
 
 _WORKERS = 2  # more would only share the interpreter
 _BACKLOG = 16
-_COMPLAINT_BYTES = 1 << 20  # of a refusal, to be understood; some servers repeat the whole request in it
-_REPLY_BYTES = 64 << 20
 _REFUSALS = (400, 413, 422)
-_PATIENCE_S = 60.0  # longest wait that a server may ask for before a call of a strategy's own is sent once more
 _TRACE_HEADERS = (b"traceparent", b"tracestate", b"baggage")
 
 
 class LongTexts:
     """Serves what the gateway found worth a look."""
 
-    def __init__(self, settings: ProxySettings, log: DecisionLog, metrics: Metrics) -> None:
+    def __init__(self, settings: ProxySettings, log: DecisionLog, metrics: Metrics, turns: Turns) -> None:
         self._settings = settings
         self._log = log
         self._metrics = metrics
         self._write_span = span_writer()
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="longroute")
+        self._turns = turns
         self._under_way = 0
 
     async def serve(self, exchange: Exchange, upstream: Upstream, api: Api, raw: bytes, steering: Steering) -> None:
         """Raises Refused for what the request asks of us in vain, and where there is no answer."""
         watch = Stopwatch()
-        considered, replay, failed = await self._considered(exchange, upstream, api, raw, steering, watch)
+        patience = Patience(self._settings.retries, self._settings.retry_wait_s)
+        own = OwnCalls(exchange, upstream, api, self._turns, patience)
+        considered, replay, failed = await self._considered(own, raw, steering, watch)
         self._log.add(self._recorded(considered, exchange, upstream, api, failed))
         reader: UsageReader | None = None
         try:
             watch.enter("upstream_first_byte")
             response: Response | Whole
+            if isinstance(replay, Refused):
+                raise replay
             if replay is not None:
                 response = replay
             else:
-                response, considered, failed = await self._answered(exchange, upstream, api, considered, failed, watch)
+                async with self._kept_open(exchange, considered, exchange.opened):
+                    response, considered, failed = await self._answered(own, considered, failed, watch)
             watch.enter("relay")
             reader = UsageReader(
                 value_of(response.headers, b"content-type"), value_of(response.headers, b"content-encoding")
@@ -116,11 +121,11 @@ class LongTexts:
     # ---- before the upstream -----------------------------------------------------------------------------------------
 
     async def _considered(
-        self, exchange: Exchange, upstream: Upstream, api: Api, raw: bytes, steering: Steering, watch: Stopwatch
-    ) -> tuple[Considered, Whole | None, Stage | None]:
-        """What to send; a finished answer, where the strategy has one; the stage that failed, where one did."""
-        settings = self._settings
-        original = Considered(OFF, "", raw, raw, raw)
+        self, own: OwnCalls, raw: bytes, steering: Steering, watch: Stopwatch
+    ) -> tuple[Considered, Whole | Refused | None, Stage | None]:
+        """What to send; how it ended, where the strategy has come to an end; the stage that failed, where one did."""
+        settings, exchange, upstream, api = self._settings, own.exchange, own.upstream, own.api
+        considered = original = Considered(OFF, "", raw, raw, raw)
         try:
             with watch.lent() as lent:
                 considered = await self.in_thread(
@@ -133,17 +138,21 @@ class LongTexts:
                         min_document_tokens=settings.min_document_tokens,
                         question_last=settings.question_last,
                         stored_responses=settings.stored_responses,
+                        stream_calls=settings.stream_calls,
                         holdout=settings.holdout,
                         upstream=upstream.name,
                     )
                 )
             original = _as_it_came(considered)
-            return *await self._carried_out(exchange, upstream, api, considered, watch), None
+            return *await self._carried_out(own, considered, watch), None
         except CannotFollow as error:
             raise Refused(400, "bad_request", str(error)) from None
         except (ContextTooLong, NoFeasibleStrategy) as error:
             return replace(original, reason=f"no strategy is possible: {error}"), None, None
         except Exception as error:
+            if (refusal := own.handed_on(error)) is not None:
+                reason = f"a call of {considered.strategy} failed ({refusal.status}) as the request itself would have"
+                return replace(considered, step=None, reason=reason, tokens_after=None), refusal, None
             stage = watch.stage
             log_fail_open(exchange.id, stage, error)
             if original.decision is None and b'"longroute"' in raw:
@@ -151,107 +160,51 @@ class LongTexts:
                     original = replace(original, body=without_our_fields(raw, api))
             if original.tokens_before is not None:  # what the strategy's own calls took was spent in vain
                 original = replace(original, tokens_after=original.tokens_before + exchange.spent.prompt_tokens)
+            async with self._kept_open(exchange, considered, considered.streamed):
+                await own.wait()
             reason = f"{stage} failed ({type(error).__name__}), so the request went out as it came"
             return replace(original, reason=reason), None, stage
 
     async def _carried_out(
-        self, exchange: Exchange, upstream: Upstream, api: Api, considered: Considered, watch: Stopwatch
+        self, own: OwnCalls, considered: Considered, watch: Stopwatch
     ) -> tuple[Considered, Whole | None]:
         """Make the calls of a strategy that needs several, up to the last, which is the caller's own."""
-        said: dict[str, Whole] = {}  # the upstream's answers to the caller's own question, by their text
-        while (step := considered.step) is not None:
-            watch.enter("plan")
-            outcomes = await self._perform(exchange, upstream, api, step, said)
-            resumed = await self.in_thread(
-                lambda c=considered, o=outcomes: resume(c, o, upstream.router),  # type: ignore[misc]
-                begun=True,
-            )
-            if isinstance(resumed, tuple):
-                considered, text = resumed
-                if text not in said:
-                    raise RuntimeError("the strategy ended with an answer that is not the upstream's")
-                return considered, said[text]
-            considered = resumed
-        return considered, None
+        async with self._kept_open(own.exchange, considered, considered.streamed and not own.exchange.opened):
+            while (step := considered.step) is not None:
+                watch.enter("plan")
+                outcomes = await own.perform(step)
+                resumed = await self.in_thread(
+                    lambda c=considered, o=outcomes: resume(c, o, own.upstream.router),  # type: ignore[misc]
+                    begun=True,
+                )
+                if isinstance(resumed, tuple):
+                    considered, text = resumed
+                    if text not in own.said:
+                        raise RuntimeError("the strategy ended with an answer that is not the upstream's")
+                    return considered, own.said[text]
+                considered = resumed
+            return considered, None
 
-    async def _perform(
-        self, exchange: Exchange, upstream: Upstream, api: Api, step: Step, said: dict[str, Whole]
-    ) -> tuple[Outcome, ...]:
-        """What became of each call, in order. Answers to the caller's own question are added to `said`.
-
-        Where the server names a time to come back at, that is waited for, once: plans have no clock. What else may
-        help against a failure is theirs to try.
-        """
-
-        async def one(call: Call, body: bytes | None) -> Outcome:
-            sent = call_body(api, step.original, call) if body is None else body
-            try:
-                response = await exchange.ask(upstream, sent, len(sent), own=True)
-                whole = Whole(response.status, response.headers, await response.read(_REPLY_BYTES), counted=True)
-                if whole.status != 200:
-                    said_of_it = parse_complaint(_decoded(whole)[:_COMPLAINT_BYTES])
-                    seen = Message("user", sent.decode(errors="replace"))  # what may be repeated, and must not be noted
-                    return said_of_it.error(
-                        whole.status,
-                        replace(call, messages=(*call.messages, seen)),
-                        server=upstream.name,
-                        key="the caller's key",
-                        retry_after_s=_asked_to_wait_s(whole),
-                    )
-                answered, kind = _decoded(whole), value_of(whole.headers, b"content-type")
-                try:
-                    reply = reply_of(api, answered, kind)
-                except BadReply:  # paid for nevertheless
-                    exchange.spent += charge(usage_of(answered, kind), upstream.router.profile_of(call.model))
-                    raise
-            except (Refused, httpx.HTTPError) as error:
-                return BackendUnavailable(f"{upstream.name} broke off a call ({type(error).__name__}).")
-            except RouterError as error:
-                return error
-            reply = replace(reply, usage=charge(reply.usage, upstream.router.profile_of(call.model)))
-            exchange.spent += reply.usage
-            if body is not None:
-                said[reply.text] = whole
-                exchange.earlier = whole, call.passages
-            return reply
-
-        async def patiently(call: Call, body: bytes | None) -> Outcome:
-            outcome = await one(call, body)
-            if isinstance(outcome, BackendError) and outcome.retryable and outcome.retry_after_s is not None:
-                if outcome.retry_after_s > _PATIENCE_S:
-                    return outcome
-                await asyncio.sleep(outcome.retry_after_s)
-                outcome = await one(call, body)
-            return outcome
-
-        tasks = [asyncio.ensure_future(patiently(c, b)) for c, b in zip(step.calls, step.bodies, strict=True)]
-        try:
-            return tuple(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    def _kept_open(
+        self, exchange: Exchange, considered: Considered, streams: bool
+    ) -> AbstractAsyncContextManager[None]:
+        """While a stream waits for calls that its reader does not see."""
+        if not streams:
+            return nullcontext()
+        head = _headers(replace(considered, tokens_after=None), exchange.id, None)  # not known before all calls are
+        return exchange.kept_open(self._settings.keep_alive_s, head)
 
     # ---- the upstream's answer ---------------------------------------------------------------------------------------
 
     async def _answered(
-        self,
-        exchange: Exchange,
-        upstream: Upstream,
-        api: Api,
-        considered: Considered,
-        failed: Stage | None,
-        watch: Stopwatch,
+        self, own: OwnCalls, considered: Considered, failed: Stage | None, watch: Stopwatch
     ) -> tuple[Response | Whole, Considered, Stage | None]:
         """The upstream's answer to what was decided; to something else where it does not take that."""
-        response, considered = await self._asked_last(exchange, upstream, considered)
+        exchange, upstream = own.exchange, own.upstream
+        response, considered = await self._asked_last(own, considered)
         if isinstance(response, Whole) or response.status not in _REFUSALS:
             return response, considered, failed
-        try:
-            refusal = Whole(response.status, response.headers, await response.read(_REPLY_BYTES))
-        except httpx.HTTPError as error:
-            exchange.note(upstream, error)
-            raise Refused(502, None, f"The upstream {upstream.name!r} broke off a refusal.") from None
+        refusal = await exchange.whole(upstream, response)
         too_long = _too_long(refusal)
         if considered.rewritten and not (too_long and considered.as_it_came):  # it might have taken the original
             reason = f"the upstream refused the changed request ({refusal.status}), so the original was sent"
@@ -263,21 +216,19 @@ class LongTexts:
             return refusal, considered, failed
         try:
             rescued = await self.in_thread(lambda: rescue(considered, upstream.router, shorter))
-            rescued, replay = await self._carried_out(exchange, upstream, api, rescued, watch)
+            rescued, replay = await self._carried_out(own, rescued, watch)
             if replay is not None:
                 return replay, rescued, failed
-            return *await self._asked_last(exchange, upstream, rescued), failed
+            return *await self._asked_last(own, rescued), failed
         except Exception as error:
             log_fail_open(exchange.id, watch.stage, error)
             return refusal, considered, "prepare"
 
-    async def _asked_last(
-        self, exchange: Exchange, upstream: Upstream, considered: Considered
-    ) -> tuple[Response | Whole, Considered]:
+    async def _asked_last(self, own: OwnCalls, considered: Considered) -> tuple[Response | Whole, Considered]:
         """The answer to the body; where there is none, one that the strategy has got already is better than none."""
-        earlier = exchange.earlier if considered.rewritten else None
+        earlier = own.exchange.earlier if considered.rewritten else None
         try:
-            response = await exchange.ask(upstream, considered.body, len(considered.body))
+            response = await own.last(considered.body, again=considered.rewritten and earlier is None)
             if earlier is None or response.status < 400:
                 return response, considered
             status = response.status
@@ -347,23 +298,10 @@ def _as_it_came(considered: Considered) -> Considered:
 
 def _too_long(refusal: Whole) -> bool:
     try:
-        complaint = parse_complaint(_decoded(refusal)[:_COMPLAINT_BYTES])
+        complaint = parse_complaint(refusal.decoded()[:COMPLAINT_BYTES])
     except httpx.DecodingError:
         return False
     return isinstance(complaint.error(refusal.status, Call((), ""), server="", key=""), ContextTooLong)
-
-
-def _asked_to_wait_s(whole: Whole) -> float | None:
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in whole.headers}
-    return retry_after_s(headers, time.time())
-
-
-def _decoded(whole: Whole) -> bytes:
-    """Raises httpx.DecodingError, an HTTPError, where the body is not what its header says."""
-    encoding = value_of(whole.headers, b"content-encoding")
-    if encoding in (b"", b"identity"):
-        return whole.body
-    return httpx.Response(200, headers=[(b"content-encoding", encoding)], content=whole.body).content
 
 
 def _headers(considered: Considered, decision_id: str, failed: Stage | None) -> Headers:

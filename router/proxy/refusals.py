@@ -24,6 +24,10 @@ class Refused(Exception):
         self.code = code or f"longroute_{reason or 'upstream'}"
 
 
+class Unreachable(Refused):
+    """No connection to the upstream came about, so it has not seen a byte of the request."""
+
+
 _OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error", 502: "server_error", 504: "server_error"}
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
@@ -45,3 +49,25 @@ def error_body(path: str, refusal: Refused) -> bytes:
         kind = _OPENAI_TYPES.get(refusal.status, "server_error" if refusal.status >= 500 else "invalid_request_error")
         error = {"error": {"message": message, "type": kind, "param": None, "code": refusal.code}}
     return json.dumps(error).encode()
+
+
+def error_event(path: str, body: bytes) -> bytes:
+    """An error within a stream that has begun, where status and headers can say it no more: the SDKs raise it, too.
+
+    body: what the answer would have been without the stream.
+    """
+    try:
+        told = json.loads(body)["error"]
+        assert isinstance(told, dict)
+    except (ValueError, LookupError, TypeError, AssertionError):  # a gateway's page, say
+        told = {"message": "longroute: the upstream failed.", "type": "server_error", "code": "longroute_upstream"}
+    if path.startswith("/v1/messages"):
+        return _event(b"error", {"type": "error", "error": told})
+    if path.endswith("/responses"):
+        spread = {name: told.get(name) for name in ("code", "message", "param")}
+        return _event(b"error", {"type": "error", **spread, "sequence_number": 0, "error": told})
+    return _event(b"", {"error": told})
+
+
+def _event(name: bytes, data: object) -> bytes:
+    return (b"event: %b\n" % name if name else b"") + b"data: %b\n\n" % json.dumps(data).encode()

@@ -29,6 +29,7 @@ from .stopwatch import Stopwatch
 from .texts import Api, Conversation, JsonPath, LeftAlone, Located, Place
 
 OFF, AUTO, FULL = "off", "auto", "full"
+_LONGEST_MODEL_NAME = 300  # names are noted in records and log lines, thousands of which are kept
 
 _READERS: Mapping[Api, Callable[[Mapping[str, Any]], Conversation | LeftAlone]] = {
     "chat": read_chat,
@@ -103,6 +104,11 @@ class Considered:
         return self.strategy not in (OFF, FULL)
 
     @property
+    def streamed(self) -> bool:
+        """Whether the client waits for a stream while a strategy makes its calls."""
+        return self.step is not None and self.step.original.get("stream") is True
+
+    @property
     def as_it_came(self) -> bool:
         """Whether a decision left the caller's own prompt as it was; something for drafts may have been added."""
         return self.strategy in SHOW_EVERYTHING and self.body.startswith(self.original.rstrip()[:-1])
@@ -140,6 +146,7 @@ def consider(
     min_document_tokens: int,
     question_last: bool = False,
     stored_responses: bool = False,
+    stream_calls: int = 1,
     holdout: float = 0.0,
     upstream: str = "",
     carry_out: bool = True,
@@ -147,6 +154,7 @@ def consider(
     """Decide about a request and do the work up to the first call that must be made.
 
     api: None finds it out. watch: is told which stage begins.
+    stream_calls: most calls of a strategy that a stream is sent to without asking for it.
     holdout: share that is decided about, but sent as it came. carry_out: False only decides.
     Raises CannotFollow for what the request asks of us and we cannot give; other RouterErrors and whatever else goes
     wrong are the caller's to turn into "send the original".
@@ -164,6 +172,8 @@ def consider(
     if isinstance(conversation, LeftAlone):
         ours: list[JsonPath] = [("longroute",)] if "longroute" in body else []
         return _left_alone(conversation.reason, raw, splice(raw, [], ours) if ours else raw)
+    if len(conversation.model) > _LONGEST_MODEL_NAME:
+        return _left_alone("the model's name is longer than any model's", raw, splice(raw, [], conversation.marks))
     options = _options(conversation, steering)
     # Our own fields are taken out whatever happens: the upstream does not know them.
     original = splice(raw, [], conversation.marks) if conversation.marks else raw
@@ -182,7 +192,7 @@ def consider(
 
     watch.enter("decide")
     prefix_key = _prefix_key(raw, located.places[-1], upstream)
-    request, decision = _decided(router, conversation, located, options, prefix_key, once=_once_because(body))
+    request, decision = _decided(router, conversation, located, options, prefix_key, few=_few_calls(body, stream_calls))
     located = replace(located, documents=request.documents)  # named now, where the request named none
     tokens_before = sum(
         (decision.features.document_tokens, decision.features.question_tokens, decision.features.instruction_tokens)
@@ -256,7 +266,7 @@ def _options(conversation: Conversation, steering: Steering) -> dict[str, object
     """What the request asks for. Raises CannotFollow where we do not know it."""
     options = dict(conversation.options)
     if unknown := sorted(options.keys() - set(_OPTIONS)):
-        raise CannotFollow(f"Unknown field {unknown[0]!r} in 'longroute'. Known: {', '.join(_OPTIONS)}.")
+        raise CannotFollow(f"Unknown field {unknown[0][:40]!r} in 'longroute'. Known: {', '.join(_OPTIONS)}.")
     options |= {
         key: value for key, value in (("strategy", steering.strategy), ("prefer", steering.prefer)) if value is not None
     }
@@ -276,7 +286,7 @@ def _decided(
     options: Mapping[str, Any],
     prefix_key: str,
     *,
-    once: str,
+    few: tuple[int, str] | None,
 ) -> tuple[Request, Decision]:
     asked: Options = {
         "model": conversation.model,
@@ -295,8 +305,8 @@ def _decided(
         asked["min_quality"] = options["min_quality"]
     request, decision = router.prepare(located.question, located.documents, **asked)
     wish = options.get("strategy")
-    if wish in (None, AUTO) and once and decision.estimate.calls > 1:
-        return _of_one_call(router, located, asked, request, decision, once)
+    if wish in (None, AUTO) and few is not None and decision.estimate.calls > few[0]:
+        return _of_few_calls(router, located, asked, request, decision, *few)
     if wish in (None, AUTO, decision.strategy):
         return request, decision
     estimate = next((estimate for estimate in decision.estimates if estimate.strategy == wish), None)
@@ -309,24 +319,22 @@ def _decided(
     return request, replace(decision, strategy=estimate.strategy, reasons=reasons)
 
 
-def _once_because(body: Mapping[str, Any]) -> str:
-    """Why the upstream should be asked the caller's own question once, and at once; empty where it need not."""
-    if body.get("stream") is True:
-        return "the answer is streamed"  # who streams reads along
+def _few_calls(body: Mapping[str, Any], stream_calls: int) -> tuple[int, str] | None:
+    """How many calls there may be, and why; None where it is all the same."""
     if body.get("background") is True:
-        return "the answer is fetched later (background)"
+        return 1, "the answer is fetched later (background)"
     tools = body.get("tools")
     kinds = [tool.get("type") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
     if body.get("mcp_servers") or any(kind not in (None, "function", "custom") for kind in kinds):
-        return "the server runs tools of its own for every call"  # a search is paid for, others have effects
-    return ""
+        return 1, "the server runs tools of its own for every call"  # a search is paid for, others have effects
+    return (stream_calls, "the answer is streamed") if body.get("stream") is True else None  # who streams reads along
 
 
-def _of_one_call(
-    router: BaseRouter, located: Located, asked: Options, request: Request, decision: Decision, because: str
+def _of_few_calls(
+    router: BaseRouter, located: Located, asked: Options, request: Request, decision: Decision, most: int, because: str
 ) -> tuple[Request, Decision]:
-    """The decision among what asks once. As it was where there is nothing."""
-    quick = [e.strategy for e in decision.estimates if e.feasible and e.calls == 1]
+    """The decision among what takes no more calls than that. As it was where there is nothing."""
+    quick = [e.strategy for e in decision.estimates if e.feasible and e.calls <= most]
     if not quick:
         return request, decision
     asked = asked.copy()
@@ -335,7 +343,7 @@ def _of_one_call(
         request, again = router.prepare(located.question, located.documents, **asked)
     except RouterError:  # the policy knows no other strategy
         return request, decision
-    reason = f"{because}, and {decision.strategy} asks several times"
+    reason = f"{because}, and {decision.strategy} takes {decision.estimate.calls} calls"
     return request, replace(again, reasons=(*again.reasons[:1], reason, *again.reasons[1:]))
 
 

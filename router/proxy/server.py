@@ -1,10 +1,12 @@
-"""Serves the proxy: uvicorn with a bound on request heads, request targets kept as they came, nothing added."""
+"""Serves the proxy: uvicorn with bounds on heads and on slow clients, targets kept as they came, nothing added."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -12,12 +14,13 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..errors import ConfigError
-from ..settings import Settings
+from ..settings import ProxySettings, Settings
 from .app import check_bind, make_app
 from .refusals import Refused, error_body
-from .telemetry import log_as_json
+from .telemetry import Reason, log_as_json
 
 _SWITCH_S = 0.001
+_LEAST_BYTES = 16 << 10  # of a body that go on arriving, in the time that a client may stall
 
 
 def serve(settings: Settings) -> None:
@@ -32,7 +35,7 @@ def serve(settings: Settings) -> None:
         app,
         host=proxy.host,
         port=proxy.port,
-        http=_protocol(proxy.max_head_kb << 10),
+        http=_protocol(proxy, app.metrics.rejected),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -62,17 +65,62 @@ class _Server(uvicorn.Server):
             print(f"longroute listens on {place}/v1 · dashboard {place}/longroute", flush=True)
 
 
-def _protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
+def _protocol(settings: ProxySettings, rejected: Callable[[Reason], None]) -> type[HttpToolsProtocol]:
+    max_head_bytes = settings.max_head_kb << 10
+    look_every_s = min(settings.client_stall_s, settings.stall_s) / 4
+
     class Protocol(HttpToolsProtocol):
-        """What uvicorn leaves out: a bound on the head, the request target as it came, offers that are declined."""
+        """What uvicorn leaves out: bounds on the head and on time, the target as it came, offers that are declined."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             self._head_bytes = 0
             self._in_head = True
             self._offered = False
+            self._in_body = False
+            self._since = self._blocked_since = self.loop.time()
+            self._received = 0  # of a body, since `_since`
+            self._unwritten = 0  # of an answer, when last looked at; 0 while the client keeps up
+            self._look: asyncio.TimerHandle | None = None
+
+        # ---- slow clients: each would hold a connection, a place among the requests and an upstream for ever ---------
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._look = self.loop.call_later(look_every_s, self._look_at_progress)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._look is not None:
+                self._look.cancel()
+            super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._blocked_since, self._unwritten = self.loop.time(), self.transport.get_write_buffer_size()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._unwritten = 0
+
+        def _look_at_progress(self) -> None:
+            now = self.loop.time()
+            self._look = self.loop.call_later(look_every_s, self._look_at_progress)
+            if self._unwritten and (unwritten := self.transport.get_write_buffer_size()) < self._unwritten:
+                self._blocked_since, self._unwritten = now, unwritten
+            enough = self._received >= _LEAST_BYTES or self.flow.read_paused  # paused: it is the upstream that is slow
+            if self._in_body and enough:
+                self._since, self._received = now, 0
+            answered = self.cycle is None or self.cycle.response_complete  # else the next request may come as it likes
+            sends = self._in_body or (self._in_head and answered)
+            sends_too_slowly = sends and now - self._since >= settings.client_stall_s
+            if sends_too_slowly or (self._unwritten and now - self._blocked_since >= settings.stall_s):
+                rejected("slow_client")
+                self.transport.abort()
+
+        # ---- requests ------------------------------------------------------------------------------------------------
 
         def data_received(self, data: bytes) -> None:
+            self._received += len(data)
             if self._in_head:
                 self._head_bytes += len(data)
                 if self._head_bytes > max_head_bytes + len(data):
@@ -84,11 +132,18 @@ def _protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
                 self._refuse_head()
 
         def on_message_begin(self) -> None:
-            self._in_head, self._head_bytes, self._offered = True, 0, False
+            self._in_head, self._in_body = True, False
+            self._head_bytes, self._offered = 0, False
+            self._since = self.loop.time()
             super().on_message_begin()
 
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if not self._in_body:  # else a trailer, which nobody has checked like a header (RFC 9110, 6.5.1)
+                super().on_header(name, value)
+
         def on_headers_complete(self) -> None:
-            self._in_head = False
+            self._in_head, self._in_body = False, True
+            self._since, self._received = self.loop.time(), 0
             self._offered = self.parser.should_upgrade() and self._get_upgrade() not in (None, b"websocket")
             if self._offered:
                 return
@@ -97,6 +152,7 @@ def _protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
                 self.scope["longroute.target"] = bytes(self.url)  # type: ignore[typeddict-unknown-key]
 
         def on_message_complete(self) -> None:
+            self._in_body = False
             if not self._offered:
                 super().on_message_complete()
 
@@ -119,6 +175,7 @@ def _protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
 
         def _refuse_head(self) -> None:
             if not self.transport.is_closing():
+                rejected("header_too_large")
                 body = error_body("", Refused(431, "header_too_large", "The request head is too long."))
                 head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
                 self.transport.write(head + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)

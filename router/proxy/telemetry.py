@@ -25,7 +25,7 @@ from .records import Record, Stage
 from .saving import Saving
 
 ErrorKind = Literal["connect", "timeout", "reset", "protocol", "tls"]
-Reason = Literal["key", "rate_limit", "concurrency", "body_too_large", "header_too_large", "bad_request", "draining"]
+Reason = Literal["key", "rate_limit", "concurrency", "body_too_large", "header_too_large", "bad_request", "slow_client"]
 
 # From a scan of a short text to the whole answer of a slow model.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -50,11 +50,13 @@ class Metrics:
     A request is counted once: by `passed` where it was never considered, else by `completed`. Labels take few values:
     upstreams come from the settings, everything else from this code; models are no label, since clients make them up.
 
-    saving: asked at each scrape. in_flight: requests being served; the gateway, on its one event loop, counts it up and
-    down, which costs a hundredth of a gauge that locks.
+    saving, calls_waiting: asked at each scrape. in_flight: requests being served; the gateway, on its one event loop,
+    counts it up and down, which costs a hundredth of a gauge that locks.
     """
 
-    def __init__(self, saving: Callable[[], Saving] | None = None) -> None:
+    def __init__(
+        self, saving: Callable[[], Saving] | None = None, calls_waiting: Callable[[], int] = lambda: 0
+    ) -> None:
         self.in_flight = 0
         self.registry = registry = CollectorRegistry()
         self._requests = Counter(
@@ -98,7 +100,7 @@ class Metrics:
             "longroute_rejected", "Requests turned away by the proxy itself", ("reason",), registry=registry
         )
         self._bound: dict[tuple[str, str, str, int], Counter] = {}
-        registry.register(_Live(self, saving))
+        registry.register(_Live(self, saving, calls_waiting))
 
     def passed(self, upstream: str, api: str, status: int | None) -> None:
         """A request that was passed on without being considered has ended."""
@@ -150,8 +152,9 @@ class Metrics:
 class _Live(Collector):
     """What is looked up at each scrape instead of being counted."""
 
-    def __init__(self, metrics: Metrics, saving: Callable[[], Saving] | None) -> None:
+    def __init__(self, metrics: Metrics, saving: Callable[[], Saving] | None, calls_waiting: Callable[[], int]) -> None:
         self._metrics = metrics
+        self._calls_waiting = calls_waiting
         self._saving = saving
 
     def describe(self) -> list[Metric]:
@@ -159,6 +162,8 @@ class _Live(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("longroute_in_flight", "Requests being served", value=self._metrics.in_flight)
+        waiting = "Calls of strategies' own that wait for their turn (max_calls)"
+        yield GaugeMetricFamily("longroute_calls_waiting", waiting, value=self._calls_waiting())
         if self._saving is None:
             return
         saving = self._saving()
@@ -280,7 +285,7 @@ class JsonFormatter(logging.Formatter):
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         fields: Mapping[str, object] = getattr(record, "fields", {})
         line = {"at": at, "level": record.levelname.lower(), "event": record.getMessage(), **fields}
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)  # ASCII: names that clients choose could steer a terminal
 
 
 def log_as_json(level: int | str) -> None:

@@ -6,10 +6,11 @@ Leaves connections to `transport.py` and what is sent to `gateway.py`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigError
 from ..router import BaseRouter
@@ -38,12 +39,29 @@ class Upstream:
         return any(fnmatchcase(model, pattern) for pattern in self.models)
 
     def target(self, asked: bytes) -> bytes:
-        """Where a path of ours lies there: `/v1/...` is the API itself, whatever its own address ends in."""
+        """Where a path of ours lies there: `/v1/...` is the API itself, whatever its own address ends in.
+
+        Raises ConfigError for a path that climbs out of the address: what else its host serves is not ours to show.
+        """
         if not self.base:
             return asked
-        if asked[:3] == b"/v1" and asked[3:4] in (b"/", b"?", b""):
-            return self.base + asked[3:]
-        return self.base.removesuffix(b"/v1") + asked
+        above = self.base.removesuffix(b"/v1")
+        is_api = asked[:3] == b"/v1" and asked[3:4] in (b"/", b"?", b"")
+        target = self.base + asked[3:] if is_api else above + asked
+        if above and _climbs(target[len(above) :].partition(b"?")[0]):
+            raise ConfigError(f"The path leads out of the address of the upstream {self.name!r}. Take '..' out of it.")
+        return target
+
+
+def _climbs(path: bytes) -> bool:
+    """Whether a server that resolves dots, escapes and backslashes could end up above where it began."""
+    depth = 0
+    for part in re.split(r"[/\\]+", unquote(path.decode("latin-1"), "latin-1").strip("/\\")):
+        name = part.partition(";")[0]  # servlets ignore the parameters of a segment
+        depth += -1 if name == ".." else name not in (".", "")
+        if depth < 0:
+            return True
+    return False
 
 
 def open_upstream(

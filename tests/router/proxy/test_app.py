@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -52,6 +53,16 @@ def test_a_dry_run_says_why_a_request_would_be_left_alone(proxy: Proxy) -> None:
 def test_a_dry_run_of_nonsense_is_a_clear_error(body: bytes, query: str, message: str, proxy: Proxy) -> None:
     answer = proxy.ask(body, path=DECIDE + query)
     assert answer.status_code == 400 and message in answer.json()["error"]["message"]
+
+
+def test_dry_runs_are_bounded_like_everything_that_holds_a_body(proxy: Proxy) -> None:
+    async def main() -> list[int]:
+        async with proxy.client() as client:
+            asked = [client.post(DECIDE, content=chat()) for _ in range(12)]
+            return sorted(answer.status_code for answer in await asyncio.gather(*asked))
+
+    assert asyncio.run(main()) == [200] * 8 + [503] * 4
+    assert proxy.ask(chat(), path=DECIDE).status_code == 200
 
 
 def test_the_api_of_a_dry_run_can_be_named(proxy: Proxy) -> None:

@@ -13,6 +13,7 @@ from longroute.router.core import Call, Message, Usage
 from longroute.router.errors import BadReply
 from longroute.router.proxy.calls import UsageReader, call_body, reply_of
 from longroute.router.proxy.texts import Api
+from longroute.router.replies import answers
 
 CALL = Call((Message("system", "Be brief."), Message("user", "Hello")), model="m", max_output_tokens=7, stop=("END",))
 
@@ -72,6 +73,9 @@ STREAMS: dict[Api, list[dict[str, Any]]] = {
 }
 
 
+USAGES = {api: Usage(9, 4, 2, written_tokens=2 if api == "messages" else 0) for api in ANSWERS}
+
+
 def sse(events: list[dict[str, Any]]) -> bytes:
     return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
 
@@ -79,13 +83,13 @@ def sse(events: list[dict[str, Any]]) -> bytes:
 @pytest.mark.parametrize("api", ANSWERS)
 def test_a_whole_answer_is_read_in_every_api(api: Api) -> None:
     reply = reply_of(api, json.dumps(ANSWERS[api]).encode())
-    assert (reply.text, reply.usage, reply.finish_reason) == ("Hi", Usage(9, 4, 2), "length")
+    assert (reply.text, reply.usage, reply.finish_reason) == ("Hi", USAGES[api], "length")
 
 
 @pytest.mark.parametrize("api", STREAMS)
 def test_a_stream_is_read_in_every_api(api: Api) -> None:
     reply = reply_of(api, sse(STREAMS[api]), b"text/event-stream; charset=utf-8")
-    assert (reply.text, reply.usage) == ("Hi", Usage(9, 4, 2))
+    assert (reply.text, reply.usage) == ("Hi", USAGES[api])
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"choices": []}', b'{"choices": [{"message": null}]}'])
@@ -134,6 +138,45 @@ def test_a_model_that_must_ask_for_a_tool_has_answered_though_its_reason_is_stop
     deltas: list[dict[str, Any]] = [{"delta": {"tool_calls": tool}}, {"delta": {}, "finish_reason": "stop"}]
     streamed = sse([{"choices": [choice]} for choice in deltas])
     assert reply_of("chat", streamed, b"text/event-stream").finish_reason == "tool_calls"
+
+
+REFUSED: dict[Api, dict[str, Any]] = {
+    "chat": {"choices": [{"message": {"content": None, "refusal": "I would rather not."}, "finish_reason": "stop"}]},
+    "responses": {
+        "status": "completed",
+        "output": [{"type": "message", "content": [{"type": "refusal", "refusal": "I would rather not."}]}],
+    },
+    "messages": {"content": [{"type": "text", "text": "I would rather not."}], "stop_reason": "refusal"},
+}
+REFUSED_STREAMED: dict[Api, list[dict[str, Any]]] = {
+    "chat": [
+        {"choices": [{"delta": {"refusal": "I would "}}]},
+        {"choices": [{"delta": {"refusal": "rather not."}}]},
+        {"choices": [{"delta": {}, "finish_reason": "stop"}]},
+    ],
+    "responses": [
+        {"type": "response.refusal.delta", "delta": "I would rather not."},
+        {"type": "response.completed", "response": {}},
+    ],
+    "messages": [
+        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "I would rather not."}},
+        {"type": "message_delta", "delta": {"stop_reason": "refusal"}},
+    ],
+}
+
+
+@pytest.mark.parametrize("api", REFUSED)
+def test_a_model_that_will_not_answer_has_said_so(api: Api) -> None:
+    whole = reply_of(api, json.dumps(REFUSED[api]).encode())
+    streamed = reply_of(api, sse(REFUSED_STREAMED[api]), b"text/event-stream")
+    for reply in (whole, streamed):
+        assert (reply.text, reply.finish_reason) == ("I would rather not.", "refusal")
+        assert not answers(reply)
+
+
+def test_tokens_written_to_a_cache_are_read_by_the_name_that_gateways_use() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cache_write_tokens": 5}}
+    assert reply_of("chat", json.dumps(ANSWERS["chat"] | {"usage": usage}).encode()).usage.written_tokens == 5
 
 
 def test_a_text_in_parts_is_put_together_without_what_the_model_thought() -> None:
@@ -192,14 +235,14 @@ def test_usage_does_not_depend_on_how_an_answer_is_cut(cuts: list[int], api: Api
     encoding = b"gzip" if gzipped else b""
     stream, whole = sse(STREAMS[api]), json.dumps(ANSWERS[api]).encode()
     squeeze = gzip.compress if gzipped else bytes
-    assert usage_of(squeeze(stream), cuts, b"text/event-stream", encoding) == Usage(9, 4, 2)
-    assert usage_of(squeeze(whole), cuts, b"application/json", encoding) == Usage(9, 4, 2)
+    assert usage_of(squeeze(stream), cuts, b"text/event-stream", encoding) == USAGES[api]
+    assert usage_of(squeeze(whole), cuts, b"application/json", encoding) == USAGES[api]
 
 
 def test_usage_at_the_two_ends_of_a_long_stream_is_found() -> None:
     filler = [{"type": "content_block_delta", "delta": {"text": "x" * 1000}}] * 500
     events = [STREAMS["messages"][0], *filler, STREAMS["messages"][-1]]
-    assert usage_of(sse(events), [5, 5000, 70_000], b"text/event-stream") == Usage(9, 4, 2)
+    assert usage_of(sse(events), [5, 5000, 70_000], b"text/event-stream") == USAGES["messages"]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,63 @@ def test_paths_are_those_of_the_upstream(url: str, path: str, target: str, make_
     assert proxy.sent.target == target
 
 
+@pytest.mark.parametrize(
+    "path", ["/../other", "/v1/../../other", "/%2e%2E/other", "/a/..%2f..%5cother", "/v1/..;/../x"]
+)
+@pytest.mark.parametrize("url", ["http://u.test/tenant/v1", "http://u.test/tenant/openai"])
+def test_a_path_cannot_leave_the_address_of_the_upstream(url: str, path: str, make_proxy: MakeProxy) -> None:
+    """What else is served there may trust whoever shows the upstream's key."""
+    proxy = make_proxy(upstreams=[{"url": url, "api_key": "sk-upstream"}])
+    answer = asyncio.run(raw_path(proxy, path))
+    assert answer == 400 and not proxy.upstream.sent
+    assert asyncio.run(raw_path(proxy, "/v1/a/../b?to=../..")) == 200
+
+
+async def raw_path(proxy: Proxy, path: str) -> int:
+    """httpx would resolve the dots itself."""
+    target, _, query = path.partition("?")
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "GET",
+        "path": target,
+        "raw_path": target.encode(),
+        "headers": [],
+        "client": None,
+    }
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, object]:
+        return (
+            {"type": "http.request", "body": b"", "more_body": False} if not statuses else {"type": "http.disconnect"}
+        )
+
+    async def send(message: Any) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    await proxy.app(scope | {"query_string": query.encode()}, receive, send)
+    return statuses[0]
+
+
+def test_a_browser_may_ask_without_a_key_whether_it_may_show_one(make_proxy: MakeProxy) -> None:
+    proxy = make_proxy(upstreams=[{"api_key": "sk-upstream"}], client_keys={"search": "key-1"})
+    preflight = {"origin": "https://app.test", "access-control-request-method": "POST"}
+    allowed = [(b"access-control-allow-origin", b"*"), (b"access-control-allow-headers", b"authorization")]
+    proxy.upstream.answer = lambda sent: Told(204, b"", allowed)
+    answer = proxy.ask(method="OPTIONS", headers=preflight)
+    assert answer.status_code == 204 and answer.headers["access-control-allow-headers"] == "authorization"
+    assert not any(b"sk-upstream" in value for _, value in proxy.sent.headers), "our key is for those with one of ours"
+    assert proxy.ask(method="OPTIONS").status_code == 401
+    assert proxy.ask(SHORT, headers=preflight).status_code == 401
+
+
+def test_what_a_proxy_behind_this_one_says_of_itself_passes_where_this_one_says_nothing(proxy: Proxy) -> None:
+    said = [(b"content-type", b"application/json"), (b"X-Longroute-Strategy", b"theirs")]
+    proxy.upstream.answer = lambda sent: Told(headers=said)
+    assert proxy.ask(SHORT).headers.get_list("x-longroute-strategy") == ["theirs"]
+    answer = proxy.ask(chat(), headers={"x-longroute-strategy": "rag"})
+    assert answer.headers.get_list("x-longroute-strategy") == ["rag"]
+
+
 def test_a_body_of_unknown_length_is_sent_with_its_length_where_it_is_short(proxy: Proxy) -> None:
     async def ask() -> None:
         async with proxy.client() as client:
@@ -248,6 +305,7 @@ def test_an_unknown_upstream_or_strategy_is_a_clear_error(proxy: Proxy) -> None:
 def test_websockets_are_refused_with_a_reason(proxy: Proxy) -> None:
     answer = proxy.ask(path="/v1/realtime", method="GET", headers={"connection": "upgrade", "upgrade": "websocket"})
     assert answer.status_code == 501
+    assert answer.json()["error"]["message"].endswith("Connect to the upstream directly, or use HTTP.")
 
 
 def test_an_offer_to_speak_http_2_is_ignored(proxy: Proxy) -> None:

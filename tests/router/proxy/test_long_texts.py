@@ -170,6 +170,15 @@ def test_our_fields_are_taken_out_of_requests_that_cannot_be_read(proxy: Proxy) 
     assert set(proxy.sent.json) == {"model", "messages", "x"}
 
 
+def test_names_of_models_that_fill_the_memory_are_noted_nowhere(proxy: Proxy) -> None:
+    body = chat().replace(b"gpt-4o", b"m" * 5000)
+    answer = proxy.ask(body)
+    assert proxy.sent.body == body and "longer than any" in answer.headers["x-longroute-reason"]
+    assert len(json.dumps(proxy.decision(answer))) < 2000
+    unknown = proxy.ask(chat(longroute={"x" * 5000: 1}))
+    assert unknown.status_code == 400 and len(unknown.content) < 500
+
+
 def test_a_text_that_the_application_caches_itself_stays(proxy: Proxy) -> None:
     cached = {"type": "text", "text": long_text(), "cache_control": {"type": "ephemeral"}}
     content = [cached, {"type": "text", "text": QUESTION}]

@@ -93,7 +93,8 @@ def test_the_output_says_everything_the_record_does() -> None:
     )
     told = json.loads(record_output(whole).model_dump_json())
     assert told["estimates"]["full"]["quality_interval"] == [0.6, 0.8]
-    assert told["usage"] == {"prompt_tokens": 100, "cached_tokens": 20, "completion_tokens": 3, "cost_usd": 0.5}
+    counts = {"prompt_tokens": 100, "cached_tokens": 20, "written_tokens": 0, "completion_tokens": 3}
+    assert told["usage"] == counts | {"cost_usd": 0.5}
     assert told["cost_before_usd"] == 0.25
     assert told["cost_after_usd"] is None
     assert told["citations"] == [

@@ -151,6 +151,50 @@ def test_a_body_behind_an_offer_of_http_2_is_read(body: bytes, split: int, serve
     assert upstream.exchange(names[0], 5).header(b"http2-settings") is None
 
 
+CODED = b"POST /v1/x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: %b\r\n"
+
+
+def sent_raw(served: Served, request: bytes) -> bytes:
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(request)
+        return client.recv(4096)
+
+
+def test_trailers_are_no_headers(served: Served, upstream: Recorder) -> None:
+    """Whoever checks heads in front of us has not seen them."""
+    name = upstream.add(Script((ANSWER,)))
+    trailers = b"authorization: Bearer other\r\nx-longroute-strategy: none\r\n"
+    body = b"2\r\n{}\r\n0\r\n" + trailers + b"\r\n"
+    request = CODED % b"chunked" + b"x-script: %b\r\ntrailer: authorization\r\n\r\n" % name + body
+    assert sent_raw(served, request).startswith(b"HTTP/1.1 200")
+    exchange = upstream.exchange(name, 5)
+    assert exchange.body == b"{}" and exchange.header(b"authorization") is None
+    assert exchange.header(b"content-length") == b"2"
+
+
+@pytest.mark.parametrize(
+    ("framing", "status"),
+    [
+        (CODED % b"gzip, chunked" + b"\r\n2\r\n{}\r\n0\r\n\r\n", b"501"),
+        (CODED % b"xchunked" + b"\r\n2\r\n{}\r\n0\r\n\r\n", b"400"),
+        (CODED % b"chunked" + b"transfer-encoding: identity\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b"400"),
+        (CODED % b"chunked" + b"content-length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b"400"),
+        (CODED % b"chunked" + b"\r\n0x2\r\n{}\r\n0\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}", b"400"),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: +2\r\n\r\n{}", b"400"),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length : 2\r\n\r\n{}", b"400"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx-a: b\r\n c\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx-a: b\rx-b: c\r\n\r\n", b"400"),
+        (b"CONNECT evil.test:443 HTTP/1.1\r\nhost: evil.test\r\n\r\n", b"400"),
+    ],
+)
+def test_requests_that_two_servers_might_read_differently_reach_no_upstream(
+    framing: bytes, status: bytes, served: Served
+) -> None:
+    assert sent_raw(served, framing).split(b" ")[1] == status
+
+
 def test_a_hundred_megabytes_pass_without_being_held(served: Served, upstream: Recorder) -> None:
     name = upstream.add(Script((ANSWER,)))
     before = served.resident_mb()
@@ -274,3 +318,79 @@ def test_the_log_holds_no_text_and_no_key(upstream: Recorder, tmp_path: Path) ->
     assert '"strategy": "rag"' in log and '"client": "search"' in log
     for secret in ("sk-secret", "client-key-7", "hunter2", "warden", "Mara", "station"):
         assert secret not in log
+
+
+# ---- slow clients ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def impatient(upstream: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("home")
+    with serving(
+        upstream, home, PROXY__CLIENT_STALL_S="0.8", PROXY__STALL_S="0.8", PROXY__MAX_CONCURRENCY="4"
+    ) as started:
+        yield started
+
+
+def connected(served: Served) -> socket.socket:
+    host, port = served.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+HEAD = b"POST /v1/x HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n"
+
+
+@pytest.mark.parametrize("drips", [(b"",), (b"GET / HTTP/1.1\r\n", b"x-a: b\r\n"), (HEAD,), (HEAD, b"a")])
+def test_a_client_that_sends_next_to_nothing_is_cut_off(drips: tuple[bytes, ...], impatient: Served) -> None:
+    with connected(impatient) as client:
+        client.sendall(drips[0])
+        client.settimeout(0.1)
+        cut, deadline = False, time.monotonic() + 10
+        while not cut:
+            assert time.monotonic() < deadline
+            try:
+                cut = client.recv(1) == b""
+            except TimeoutError:
+                client.sendall(b"".join(drips[1:]))
+            except ConnectionError:
+                cut = True
+    counted = [line for line in httpx.get(f"{impatient.url}/metrics").text.splitlines() if 'total{reason="slow' in line]
+    assert len(counted) == 1 and float(counted[0].split()[1]) >= 1
+
+
+def test_slow_clients_take_no_place_for_long(impatient: Served, upstream: Recorder) -> None:
+    slow = [connected(impatient) for _ in range(4)]
+    for client in slow:
+        client.sendall(HEAD)
+    name = upstream.add(Script((ANSWER,)))
+    deadline = time.monotonic() + 10
+    while (answer := httpx.post(f"{impatient.url}/v1/x", content=b"{}", headers={"x-script": name.decode()})).is_error:
+        assert answer.status_code == 503 and time.monotonic() < deadline
+        time.sleep(0.1)
+    for client in slow:
+        client.close()
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_cut_off_and_the_upstream_call_ends(
+    impatient: Served, upstream: Recorder
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    name = upstream.add(Script((head, *[chunked(bytes(1 << 16))] * 1000)))
+    with connected(impatient) as client:
+        client.sendall(b"GET /v1/x HTTP/1.1\r\nhost: x\r\nx-script: %b\r\n\r\n" % name)
+        exchange = upstream.exchange(name, 5)
+        deadline = time.monotonic() + 10
+        while not exchange.gone:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert exchange.written < 1000 << 16
+
+
+def test_a_client_that_is_slow_but_goes_on_is_served(impatient: Served, upstream: Recorder) -> None:
+    name = upstream.add(Script((2.0, ANSWER)))  # an upstream may take longer than a client
+    with connected(impatient) as client:
+        client.sendall(b"POST /v1/x HTTP/1.1\r\nhost: x\r\nx-script: %b\r\ncontent-length: 98304\r\n\r\n" % name)
+        for _ in range(6):
+            client.sendall(bytes(16384))
+            time.sleep(0.3)
+        assert client.recv(12) == b"HTTP/1.1 200"
