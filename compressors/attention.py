@@ -1,17 +1,14 @@
-"""SpecPC: what a small draft model looks at before it would answer is what a large one needs to see.
+"""What compressors by the attention of a small causal model share: how a text is read, and what of it is kept.
 
-The draft reads the text with the question behind it; the attention of its last tokens says what every token is worth.
-The best are kept with what stands around them, up to a budget, and widened to whole words or sentences: so the model
-that answers may be any, with another tokenizer, behind any API. Where the draft looks is for others to tell
-(`router/runner/attention.py`). Protected stretches have no privilege here: what stands around a token that matters is
-kept with it, and a number elsewhere is not what was asked for.
-
-Source: Galim et al. (2025), "Draft-based Approximate Inference for LLMs", arXiv 2506.08373, and its published code.
+The model reads the text with the question behind it. A method says in which order tokens are to be kept
+(`specpc.py`, `gemfilter.py`); here they are widened to whole words or sentences, up to a budget: so the model that
+answers may be any, with another tokenizer, behind any API. Where the model looks is for others to tell
+(`router/runner/attention.py`). Protected stretches have no privilege: a number elsewhere is not what was asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,13 +17,16 @@ from ..router.errors import ContextTooLong
 from .compression import Compressed, Count, Floats, Ints, Span, Units, keep_best, shares, whole
 from .words import touched, words
 
-_EARLY_LAYERS = 8  # look at most of a text, whatever is asked
-_DEEP_ENOUGH = 16  # layers of the shallowest model for which leaving out so many leaves enough
-_LEAST_BLOCK = 128  # tokens of text; with room for less beside the question a draft can tell nothing
+_LEAST_BLOCK = 128  # tokens of text; with room for less beside the question a model can tell nothing
+
+Split = Callable[[str], Sequence[Span]]
+"""Text → stretches to be kept whole (sentences), ascending and apart."""
+Order = Callable[[Sequence[int], Sequence[int]], Ints]
+"""Ids of a text and of the question behind it → the numbers of all tokens of the text, as they are to be kept."""
 
 
-class Draft(Protocol):
-    """A small causal model that tells where it looks."""
+class Reader(Protocol):
+    """A causal model that reads."""
 
     @property
     def n_layers(self) -> int: ...
@@ -38,54 +38,25 @@ class Draft(Protocol):
     def encode(self, text: str) -> tuple[list[int], Ints]:
         """Token ids, and the characters that each stands for: shape (n, 2), neither column descending."""
 
-    def strongest(self, ids: Sequence[int], row_weights: Sequence[float], first_layer: int = 0) -> Floats:
-        """The most that the last len(row_weights) tokens look at each token, weighted, over all heads and the layers
-        from first_layer on; shape (len(ids),)."""
 
+class TokenSelection:
+    """Keeps the stretches of a text whose best token comes first in an order of tokens.
 
-class SpecPC:
-    """Keeps what the attention of a draft model points to. A `Compressor`.
-
-    draft: reads every text once for each question. count: tokens, for budgets.
-    split: text → stretches to be kept whole (sentences), ascending; None keeps single words. Where not even the best
-    stretch fits a budget, words do.
-    queries: last tokens of the prompt whose attention counts, the later the more (from 0 to 1); they are kept always.
-    first_layer: from which attention counts; None takes 8, or a third of the layers of a model with less than 16.
-    pool: tokens over which the maximum is taken. neighbours: tokens to either side that are kept with one that is.
-    The defaults are the paper's, which takes half as many neighbours in its code as in its text; here it is the text.
-    Its look-ahead token is left out: it is written, but never looks at anything. Without a question, the end of a text
-    says what matters in it. Texts are read one by one, and a total budget is shared by their lengths.
+    split: None keeps single words. Where not even the best stretch fits a budget, words do.
+    Texts are read one by one, and a total budget is shared by their lengths.
     """
 
-    def __init__(
-        self,
-        draft: Draft,
-        *,
-        count: Count,
-        split: Callable[[str], Sequence[Span]] | None = None,
-        queries: int = 64,
-        first_layer: int | None = None,
-        pool: int = 64,
-        neighbours: int = 64,
-    ) -> None:
-        self.draft = draft
-        self.count = count
-        self.split = split
-        self.queries = queries
-        self.first_layer = default_first_layer(draft.n_layers) if first_layer is None else first_layer
-        self.pool = pool
-        self.neighbours = neighbours
+    def __init__(self, reader: Reader, order: Order, *, count: Count, split: Split | None) -> None:
+        self._reader = reader
+        self._order = order
+        self._count = count
+        self._split = split
 
     def compress(
-        self,
-        texts: Sequence[str],
-        *,
-        question: str = "",
-        budget_tokens: int | None = None,
-        keep_rate: float | None = None,
+        self, texts: Sequence[str], question: str, budget_tokens: int | None, keep_rate: float | None
     ) -> list[Compressed]:
-        """See `Compressor.compress`. Raises ContextTooLong where the question leaves the draft no room for text."""
-        before = [self.count(text) if text else 0 for text in texts]
+        """See `Compressor.compress`."""
+        before = [self._count(text) if text else 0 for text in texts]
         budgets = shares(before, budget_tokens=budget_tokens, keep_rate=keep_rate)
         return [
             self._shortened(text, question, budget, tokens)
@@ -95,40 +66,19 @@ class SpecPC:
     def _shortened(self, text: str, question: str, budget: int, before: int) -> Compressed:
         if budget >= before:
             return whole(text, before)
-        if budget == 0:
+        ids, offsets = self._reader.encode(text) if budget else ([], np.zeros((0, 2), np.int64))
+        if not ids:
             return Compressed("", (), (), before, 0)
-        ids, offsets = self.draft.encode(text)
-        asked = self.draft.encode(f"\n\nQuestion: {question.strip()}\n\nAnswer:")[0] if question.strip() else []
-        scores = self._scores(ids, asked)
-        order = keep_order(scores, pool=self.pool, neighbours=self.neighbours, last=self.queries - len(asked))
-        places = np.empty(len(order))
-        places[order] = np.arange(len(order))
-        spans = list(self.split(text)) if self.split else []
+        order = self._order(ids, asked(self._reader, question))
+        places = np.empty(len(ids))
+        places[order] = np.arange(len(ids))
+        spans = list(self._split(text)) if self._split else []
         result = self._kept(text, spans, offsets, places, budget, before)
         if not result.text:
             starts, ends = words(text, offsets[:, 0])
             spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
             result = self._kept(text, spans, offsets, places, budget, before)
         return result
-
-    def _scores(self, ids: Sequence[int], asked: Sequence[int]) -> Floats:
-        """What each token of a text is worth, shape (len(ids),); a text beyond the draft's window is read in blocks."""
-        size = self.draft.max_tokens - len(asked)
-        if not ids:
-            return np.zeros(0)
-        if size < min(_LEAST_BLOCK, len(ids)):
-            raise ContextTooLong(
-                f"The question has {len(asked)} tokens; the draft model reads {self.draft.max_tokens} at once. Ask a "
-                "shorter question, or use a draft with a longer window."
-            )
-        scores = np.zeros(len(ids))
-        for start in _block_starts(len(ids), size, max(self.queries - len(asked), 0)):
-            block = ids[start : start + size]
-            rows = min(self.queries, len(block) + len(asked))
-            weights = np.linspace(0, 1, rows) if rows > 1 else np.ones(1)
-            found = self.draft.strongest([*block, *asked], weights.tolist(), self.first_layer)
-            scores[start : start + size] = found[: len(block)]
-        return scores
 
     def _kept(
         self, text: str, spans: Sequence[Span], offsets: Ints, places: Floats, budget: int, before: int
@@ -142,54 +92,24 @@ class SpecPC:
         pairs = np.column_stack([first, np.maximum(last, first + 1)]).ravel()
         earliest = np.minimum.reduceat(worst, np.minimum(pairs, len(places)))[::2]
         earliest = np.where(last > first, earliest, len(places))
-        return keep_best(text, Units.of(spans, -earliest), budget_tokens=budget, tokens_before=before, count=self.count)
+        units = Units.of(spans, -earliest)
+        return keep_best(text, units, budget_tokens=budget, tokens_before=before, count=self._count)
 
 
-def default_first_layer(n_layers: int) -> int:
-    """The first layer whose attention counts: the paper's, or for models too shallow for that, after a third."""
-    return _EARLY_LAYERS if n_layers >= _DEEP_ENOUGH else n_layers // 3
+def asked(reader: Reader, question: str) -> list[int]:
+    """What stands behind a text that is read for a question; nothing where there is none."""
+    return reader.encode(f"\n\nQuestion: {question.strip()}\n\nAnswer:")[0] if question.strip() else []
 
 
-def keep_order(scores: Floats, *, pool: int = 64, neighbours: int = 64, last: int = 0) -> Ints:
-    """All tokens of a text in the order in which SpecPC keeps them; how many of them, a capacity says.
+def block_tokens(reader: Reader, n_text: int, n_asked: int) -> int:
+    """How many of the n_text tokens of a text are read at once, with a question of n_asked tokens behind them.
 
-    scores: shape (n,), >= 0. The last `last` tokens come first. Then by the maximum over `pool` tokens around each
-    ("same" padding, of an even number the larger half behind), every one with its `neighbours` to either side, the
-    nearest first. Of tokens under one maximum those with higher scores of their own come first, then the earlier.
-    Returns the numbers of the tokens, shape (n,).
+    Raises ContextTooLong where the question leaves no room for text.
     """
-    n = len(scores)
-    if n == 0:
-        return np.zeros(0, np.int64)
-    before = (pool - 1) // 2
-    padded = np.concatenate([np.zeros(before), scores, np.zeros(pool - 1 - before)])
-    pooled = np.lib.stride_tricks.sliding_window_view(padded, pool).max(axis=1)
-    around = np.arange(-neighbours, neighbours + 1)
-    around = around[np.argsort(np.abs(around), kind="stable")]
-    tail = max(n - max(last, 0), 0)
-    kept = [np.arange(tail, n)]
-    taken = np.zeros(n, np.bool_)
-    taken[tail:] = True
-    missing = tail
-    for token in np.lexsort((np.arange(n), -scores, -pooled)).tolist():
-        if not missing:
-            break
-        near = around + token
-        near = near[(near >= 0) & (near < n)]
-        near = near[~taken[near]]
-        taken[near] = True
-        missing -= len(near)
-        kept.append(near)
-    return np.concatenate(kept).astype(np.int64)
-
-
-def _block_starts(n: int, size: int, overlap: int) -> Iterator[int]:
-    """Where blocks of a text begin. The end of a block stands next to the last queries, which look at what is near: so
-    blocks overlap, and what a later one says of the end of an earlier one holds."""
-    step = max(size - overlap, 1)
-    start = 0
-    while True:
-        yield start
-        if start + size >= n:
-            return
-        start += step
+    size = reader.max_tokens - n_asked
+    if size < min(_LEAST_BLOCK, n_text):
+        raise ContextTooLong(
+            f"The question has {n_asked} tokens; the model that selects reads {reader.max_tokens} at once. Ask a "
+            "shorter question, or use a model with a longer window."
+        )
+    return min(size, n_text)

@@ -85,15 +85,15 @@ class InfiniRetri:
                 f"The question has {len(asked)} tokens; the model that retrieves reads {self.attention.max_tokens} at "
                 "once. Ask a shorter question, or retrieve by words and embeddings (setting retriever = 'hybrid')."
             )
-        # A sentence that is larger than the budget could never be shown.
-        longest = min(window, budget_tokens)
+        border, _ = self.attention.encode("\n\n")  # lest the last word of a document run into the next one's first
+        # A sentence that is larger than the budget could never be shown, nor one that is larger than a window be read.
+        longest = max(min(window - len(border), budget_tokens), 1)
         found: list[_Scored] = []
-        for sentences in _windows(self._sentences(documents, longest), window):
+        for sentences in _windows(self._sentences(documents, longest, border), window):
             found = self._read([*(kept.sentence for kept in found), *sentences], asked, room - window)
         return self._passages(found, documents, budget_tokens)
 
-    def _sentences(self, documents: Sequence[Document], longest: int) -> Iterator[_Sentence]:
-        border, _ = self.attention.encode("\n\n")  # lest the last word of a document run into the next one's first
+    def _sentences(self, documents: Sequence[Document], longest: int, border: Sequence[int]) -> Iterator[_Sentence]:
         for number, document in enumerate(documents):
             ids, offsets = self.attention.encode(document.text)
             ends = [end for _, end in sentences(document.text)]

@@ -330,7 +330,7 @@ def make_compressor(settings: Settings, name: str) -> Compressor:
 
     `question_aware`, `code`: a causal model in the folder ranks in place of BM25 and embeddings. `color`: it writes in
     place of the configured chat model. `llmlingua2`: a token classification model, without which there is none;
-    `specpc`: likewise, a small causal model that drafts.
+    `specpc`, `gemfilter`: likewise, a small causal model that drafts, or whose early layers select.
     Raises ConfigError on any other, and where the folder holds no model.
     """
     kind, _, argument = name.partition(":")
@@ -393,12 +393,21 @@ def _llmlingua2(settings: Settings, argument: str) -> Compressor:
 
 
 def _specpc(settings: Settings, argument: str) -> Compressor:
-    from ..compressors.attention import SpecPC
+    from ..compressors.specpc import SpecPC
     from ..retrievers.attention import sentences
 
     if not argument:
         raise ConfigError("specpc needs the folder of a small causal language model: specpc:FOLDER.")
     return SpecPC(_attention_reader(settings, argument), count=_counter(settings).count, split=sentences)
+
+
+def _gemfilter(settings: Settings, argument: str) -> Compressor:
+    from ..compressors.gemfilter import GemFilter
+    from ..retrievers.attention import sentences
+
+    if not argument:
+        raise ConfigError("gemfilter needs the folder of a causal language model: gemfilter:FOLDER.")
+    return GemFilter(_attention_reader(settings, argument), count=_counter(settings).count, split=sentences)
 
 
 def _attention_reader(settings: Settings, folder: str) -> AttentionReader:
@@ -438,6 +447,7 @@ _COMPRESSORS: Mapping[str, Callable[[Settings, str], Compressor]] = {
     "color": _color,
     "llmlingua2": _llmlingua2,
     "specpc": _specpc,
+    "gemfilter": _gemfilter,
 }
 
 

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from .core import Answer, Decision, Document, Usage
 from .errors import ConfigError, MissingExtra, RouterError
+from .terminal import Terminal, printable
 
 app = typer.Typer(
     name="longroute",
@@ -33,8 +33,8 @@ app = typer.Typer(
     """,
 )
 # A pipe has no width, and numbers must not be cut to fit one.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Terminal(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+err = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 Question = Annotated[str, typer.Argument(help="What to ask.", show_default=False)]
 Files = Annotated[
@@ -198,7 +198,7 @@ def compress(
     question: Annotated[str, typer.Option(help="What the texts are wanted for; what matters to it is kept.")] = "",
     method: Annotated[
         str | None,
-        typer.Option(help="question_aware, lexical, embedded, code, color, llmlingua2:FOLDER, specpc:FOLDER."),
+        typer.Option(help="question_aware, lexical, embedded, code, color, or {llmlingua2,specpc,gemfilter}:FOLDER."),
     ] = None,
     show: Annotated[bool, typer.Option(help="Print the whole text, with what was left out marked.")] = False,
     as_json: AsJson = False,
@@ -244,7 +244,8 @@ def compress(
         if marked and out.is_terminal:
             out.print(_struck(document.text, result.kept))
         else:  # not by rich, which spreads tabs and drops carriage returns
-            print(_bracketed(document.text, result.kept) if marked else result.text)
+            text = _bracketed(document.text, result.kept) if marked else result.text
+            print(printable(text) if out.is_terminal else text)
         err.print(
             f"[dim]{escape(document.id)}: {result.tokens_after:,} of {result.tokens_before:,} tokens "
             f"({result.keep_rate:.0%}) by {escape(method)}[/]"
@@ -330,7 +331,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         kind = "" if isinstance(error, RouterError) else f"unexpected {type(error).__name__}: "
         hint = "" if isinstance(error, RouterError) else " (run `longroute --debug ...` to see where)"
-        print(f"error: {kind}{error}{hint}", file=sys.stderr)
+        message = f"error: {kind}{error}{hint}"
+        print(printable(message) if sys.stderr.isatty() else message, file=sys.stderr)
         sys.exit(2)
 
 
@@ -383,16 +385,14 @@ _UNREAD_SHOWN = 5
 
 def _print_answer(answer: Answer, documents: Sequence[Document]) -> None:
     from .outputs import source_outputs, stretch_outputs
-    from .work_shown import printable
 
-    out.print(printable(answer.text) if out.is_terminal else answer.text, markup=False)
+    out.print(answer.text, markup=False)
     if answer.citations:
         out.print()
     for number, source in enumerate(source_outputs(answer.citations, documents), start=1):
         place = f"page {source.page}" if source.page else f"{source.line}"
         words = " ".join(source.text.split())
         quote = words if len(words) <= 160 else f"{words[:160].rsplit(' ', 1)[0]} …"
-        quote = printable(quote) if out.is_terminal else quote
         joint = ", " if source.page else ":"
         out.print(f"  [dim]\\[{number}][/] [cyan]{escape(source.document)}{joint}{place}[/]  {escape(quote)}")
     for stretch in stretch_outputs(answer.unread[:_UNREAD_SHOWN], documents):

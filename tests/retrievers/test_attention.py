@@ -158,6 +158,50 @@ def test_prompts_never_exceed_the_model_even_where_everything_is_kept() -> None:
     assert max(map(len, model.read)) <= 300
 
 
+class EqualLetters(EqualWords):
+    """The same, with letters as tokens, white space among them."""
+
+    def encode(self, text: str) -> tuple[list[int], Ints]:
+        places = np.arange(len(text))
+        return [ord(letter) for letter in text], np.column_stack([places, places + 1])
+
+
+@pytest.mark.parametrize("n_letters", [19, 20, 40, 61, 400])
+def test_prompts_never_exceed_the_model_where_one_sentence_fills_a_window(n_letters: int) -> None:
+    asked = len("\n\nQuestion: a?\n\nAnswer:")
+    model = EqualLetters(max_tokens=40 + asked)
+    documents = [Document("a" * n_letters, "d"), Document("b" * n_letters, "e")]
+    found = InfiniRetri(model, count=len, top_tokens=1000).retrieve("a?", documents, budget_tokens=1000)
+    assert found and max(map(len, model.read)) <= 40 + asked
+
+
+UNUSUAL = (
+    "",
+    " \n ",
+    "a",
+    "是的。好！我们明天见。" * 20,
+    "<|end|> is spelled out <|end|>\n<|end|>",
+    "\ud800 half a character, \N{ROCKET}\N{ROCKET} and \x00 more",
+    "e\u0301" * 30,
+    "x" * 700,
+    "กรุงเทพมหานคร " * 20,
+)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_neox"])
+@pytest.mark.parametrize("question", ["?", "谁？<|end|>", "why " * 90])
+def test_a_model_that_reads_anything_finds_exact_passages(family: str, question: str) -> None:
+    pytest.importorskip("transformers")
+    from longroute.tests.router.runner.bytewise import bytewise
+
+    documents = [Document(text, str(number)) for number, text in enumerate(UNUSUAL)]
+    counter = counter_for("default")
+    retriever = InfiniRetri(bytewise(family=family), count=counter.count, top_tokens=20, depth=0.6)
+    found = retriever.retrieve(question, documents, budget_tokens=80)
+    assert found and sum(counter.count(passage.text) for passage in found) <= 80
+    assert all(p.text == documents[int(p.document_id)].text[p.start : p.end] != "" for p in found)
+
+
 def test_a_text_without_sentences_is_cut_to_what_can_be_shown() -> None:
     document = Document(" ".join(["y"] * 500 + ["Skerra"] + ["z"] * 500), "d")
     found = InfiniRetri(EqualWords(), count=count).retrieve("Where is Skerra?", [document], budget_tokens=40)

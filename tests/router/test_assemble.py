@@ -58,9 +58,10 @@ def test_attention_of_a_local_model_retrieves_and_compresses(tmp_path: Path) -> 
     text = " ".join(f"Line w{n % 40} says w{n % 7}." for n in range(60))
     words_tokenizer([*(f"w{n}" for n in range(VOCAB - 5)), "Line", "says", "."]).save_pretrained(tmp_path)
     tiny_transformer("llama").save_pretrained(tmp_path)
-    compressor = make_compressor(load_settings(), f"specpc:{tmp_path}")
-    [short] = compressor.compress([text], question="w3?", keep_rate=0.5)
-    assert 0 < short.tokens_after <= 0.5 * short.tokens_before
+    for kind in ("specpc", "gemfilter"):
+        compressor = make_compressor(load_settings(), f"{kind}:{tmp_path}")
+        [short] = compressor.compress([text], question="w3?", keep_rate=0.5)
+        assert 0 < short.tokens_after <= 0.5 * short.tokens_before
     retriever = make_retriever(load_settings(retriever=f"infiniretri:{tmp_path}"))
     for _ in range(2):
         found = retriever.retrieve("w3?", [Document(text, "d")], budget_tokens=100)
@@ -76,5 +77,6 @@ def test_a_retriever_that_is_none_is_explained(name: str) -> None:
 def test_deciding_loads_no_model_to_retrieve_with(tmp_path: Path) -> None:
     router = Router(load_settings(retriever=f"infiniretri:{tmp_path / 'none'}", cache=False))
     assert router.decide("Who wrote it?", ["Ada wrote it. " * 50]).strategy
-    with pytest.raises(ConfigError):
-        make_compressor(load_settings(), "specpc")
+    for kind in ("specpc", "gemfilter"):
+        with pytest.raises(ConfigError, match=f"{kind}:FOLDER"):
+            make_compressor(load_settings(), kind)

@@ -9,7 +9,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-from rich.console import Console
 
 from longroute.compressors.color import Color
 from longroute.router.backends.scripted import Scripted
@@ -17,6 +16,7 @@ from longroute.router.cli import main
 from longroute.router.core import Reply
 from longroute.router.errors import BackendUnavailable
 from longroute.router.outputs import OUTPUTS
+from longroute.router.terminal import Terminal
 from longroute.tests.router.fakes import Chain
 
 LEASE = """# Lease
@@ -58,17 +58,28 @@ def called_json(capsys: pytest.CaptureFixture[str], command: str, *arguments: st
     return parsed
 
 
-def test_an_answer_does_not_steer_the_terminal_and_reaches_a_pipe_as_it_is(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ask", "Who is the warden of the house?"),
+        ("retrieve", "Who is the warden of the house?"),
+        ("compress", "--rate", "1"),
+        ("compress", "--rate", "1", "--show"),
+    ],
+)
+def test_a_text_does_not_steer_the_terminal_and_reaches_a_pipe_as_it_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     from longroute.router import cli
 
-    path = tmp_path / "hostile.txt"
+    path = tmp_path / "hos\x1b[7mtile.txt"
     path.write_text("The warden of the house is \x1b]0;owned\x07Ada.")
-    assert "\x1b]0;owned" in call(capsys, "ask", "Who is the warden of the house?", str(path))[1]
-    monkeypatch.setattr(cli, "out", Console(force_terminal=True, highlight=False, soft_wrap=True))
-    printed = call(capsys, "ask", "Who is the warden of the house?", str(path))[1]
-    assert "Ada" in printed and "\x1b]" not in printed
+    assert "\x1b]0;owned" in call(capsys, *arguments, str(path))[1]
+    for name in ("out", "err"):
+        terminal = Terminal(force_terminal=True, highlight=False, soft_wrap=True, stderr=name == "err")
+        monkeypatch.setattr(cli, name, terminal)
+    _, printed, told = call(capsys, *arguments, str(path))
+    assert "Ada" in printed and "\x1b]" not in printed + told and "\x1b[7m" not in printed + told
 
 
 def test_ask_prints_answer_citation_and_one_line_of_decision(capsys: pytest.CaptureFixture[str], lease: Path) -> None:
@@ -251,7 +262,7 @@ def test_work_is_shown_as_it_comes_apart_from_the_answer(capsys: pytest.CaptureF
     assert code == 0 and printed.startswith("900 euros.")
     assert shown.index("worker 1 of 3") < shown.index("nothing about rent") < shown.index("worker 2 of 3: failed")
     assert "BackendUnavailable: the server fell over" in shown and "worker 3 of 3" in shown
-    assert "\x1b" not in shown and "notice" in shown, "what models say cannot steer the terminal"
+    assert "notice" in shown
     assert "900 euros" not in shown
 
 
