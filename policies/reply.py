@@ -10,12 +10,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..router.replies import nothing_said
+
 _READ = 4_000  # characters of a reply that are looked at
-_FIRST_SENTENCE = re.compile(r".+?(?:[.!?](?=\s)|\n|$)|$", re.DOTALL)
+_FIRST_SENTENCE = re.compile(r".+?(?:[.!?](?=\s)|[。！？]|\n|$)|$", re.DOTALL)
 
 # "does not mention", "there is no information", "cannot be answered": how models say that a text does not hold the
 # answer where nobody told them the words. Read on 18,460 of LaRA's replies: 79 % of those to unanswerable questions
-# begin like this, 3 % of those to questions that one passage answers.
+# begin like this, 3 % of those to questions that one passage answers. For other languages see `router/replies.py`.
 _REFUSAL = re.compile(
     r"\b(?:(?:do(?:es)?|did|is|are|was|were|has|have|can|could)(?:\s+not|n['’]t)|cannot|unable)\s+(?:\w+\s+){0,4}?"
     r"(?:mention|contain|provid|specif|stat|discuss|includ|answer|address|describ|giv|indicat|find|found|determin"
@@ -58,16 +60,20 @@ def signs(reply: str, question: str, passages: Sequence[str], *, refused: bool =
     """Signs of one reply. refused: known from elsewhere, as from the words that the prompt asked to refuse in."""
     text = reply[:_READ].strip()
     first = _FIRST_SENTENCE.match(text)
-    begins = refused or not text or bool(first and _REFUSAL.search(first[0]))
+    begins = refused or not text or bool(first and _nothing_said(first[0]))
     asked, said = _terms(question), _terms(text)
     own, shown = said - asked, set().union(*map(_terms, passages))
     return Signs(
         refused=begins,
-        refused_late=not begins and bool(_REFUSAL.search(text)),
+        refused_late=not begins and _nothing_said(text),
         words=len(text.split()),
         overlap=len(asked & said) / len(asked) if asked else 0.0,
         grounded=len(own & shown) / len(own) if own and shown else None,
     )
+
+
+def _nothing_said(text: str) -> bool:
+    return bool(_REFUSAL.search(text)) or nothing_said(text)
 
 
 def _terms(text: str) -> set[str]:

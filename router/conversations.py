@@ -21,6 +21,12 @@ from .errors import DocumentError
 _SPEAKER_KEYS = ("name", "speaker", "role", "from", "sender", "author", "user", "type")
 _TEXT_KEYS = ("content", "text", "value", "message", "body")
 _TIME_KEYS = ("time", "timestamp", "date", "datetime", "created_at", "create_time", "ts")
+_ATTACHMENT_KEYS = ("attachments", "attachment", "files", "file", "photo")
+_FILE_PARTS = ("file", "input_file", "document")
+_FILE_NAME_KEYS = ("file_name", "filename", "name", "title", "url")
+_FILE_TEXT_KEYS = ("extracted_content", "text", "description", "caption")
+_CAPTION_KEYS = ("caption", "blip_caption", "transcription")
+_MOST_NAME = 1_000  # characters of a file's name or address; what is longer is the file itself, in letters
 _LISTS = ("messages", "conversations", "conversation", "turns", "dialogue", "dialog", "chat", "history")
 _SAYING_KEYS = ("role", "speaker", "from", "sender")  # of a turn and of little else
 _LETTER_KEYS = ("to", "subject")  # of letters, journeys and rates, which say more than a speaker and a text
@@ -35,11 +41,12 @@ _MILLISECONDS_FROM = 1e11  # as seconds that would be the year 5138
 
 
 def turns(messages: Iterable[object], id: str = "") -> tuple[Document, ...]:
-    """One document for each message of a conversation that has text, in order.
+    """One document for each message of a conversation that says something, in order.
 
     messages: mappings or objects that say who (`role`, `speaker`, `name`, `from`, ...), what (`content`, `text`,
     `value`, ...) and perhaps when (`time`, `timestamp`, `date`, ...): messages of OpenAI and Anthropic, LangChain's,
-    ShareGPT's. Of content in parts, the text counts. Numbers are seconds (or milliseconds) since 1970.
+    ShareGPT's. Of content in parts, the text counts; calls of tools and attachments stand below it in brackets. Numbers
+    are seconds (or milliseconds) since 1970.
     id: names the conversation; its third message becomes `id#3`, or `turn-3` where it has no name.
     Raises DocumentError for what is no message.
     """
@@ -62,12 +69,23 @@ class _Turn:
     time: str = ""
 
 
-def _documents(said: Iterable[_Turn], id: str) -> tuple[Document, ...]:
+def _documents(said: Iterable[_Turn], id: str, first: int = 1) -> tuple[Document, ...]:
+    """first: number of the first turn."""
     return tuple(
-        Document(turn.text, f"{id}#{number}" if id else f"turn-{number}", speaker=turn.speaker, time=turn.time)
-        for number, turn in enumerate(said, start=1)
+        Document(
+            _encodable(turn.text),
+            f"{id}#{number}" if id else f"turn-{number}",
+            speaker=_encodable(turn.speaker),
+            time=_encodable(turn.time),
+        )
+        for number, turn in enumerate(said, start=first)
         if turn.text.strip()
     )
+
+
+def _encodable(text: str) -> str:
+    """Halves of characters, which JSON can name and nothing can send or print, replaced."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def _turn(message: object) -> _Turn | None:
@@ -78,7 +96,8 @@ def _turn(message: object) -> _Turn | None:
     known = bool(contents) or any(_has(message, key) for key in _TEXT_KEYS)
     if not speaker or not known:
         return None
-    return _Turn(speaker, text, next(filter(None, (_time(_field(message, key)) for key in _TIME_KEYS)), ""))
+    whole = "\n\n".join(filter(None, (text, *dict.fromkeys((*_tool_calls(message), *_attached(message))))))
+    return _Turn(speaker, whole, next(filter(None, (_time(_field(message, key)) for key in _TIME_KEYS)), ""))
 
 
 def _field(message: object, key: str) -> object:
@@ -109,6 +128,50 @@ def _text(value: object) -> str:
     return ""
 
 
+def _tool_calls(message: object) -> Iterator[str]:
+    """`[calls NAME: ARGUMENTS]`, as OpenAI, Anthropic and LangChain keep them."""
+    calls = [*_items(_field(message, "tool_calls")), _field(message, "function_call")]
+    calls += [part for part in _parts(message) if part.get("type") == "tool_use"]
+    for call in calls:
+        if not isinstance(call, Mapping):
+            continue
+        function = call.get("function")
+        asked = function if isinstance(function, Mapping) else call
+        arguments = next((asked[key] for key in ("arguments", "args", "input") if asked.get(key)), "")
+        if name := _name(asked.get("name")):
+            yield f"[calls {name}: {_written(arguments)}]" if arguments else f"[calls {name}]"
+
+
+def _attached(message: object) -> Iterator[str]:
+    """`[attached: NAME]`, and what an export says of it: a caption, or the text that was taken out of it."""
+    things = [thing for key in _ATTACHMENT_KEYS for thing in _items(_field(message, key))]
+    things += [part.get("file", part) for part in _parts(message) if part.get("type") in _FILE_PARTS]
+    for thing in things:
+        named = thing if isinstance(thing, Mapping) else {"name": thing}
+        if name := next(filter(None, (_name(named.get(key)) for key in _FILE_NAME_KEYS)), ""):
+            said = next(filter(None, (_text(named.get(key)) for key in _FILE_TEXT_KEYS)), "")
+            yield f"[attached: {name}]\n{said}" if said else f"[attached: {name}]"
+    for key in _CAPTION_KEYS:
+        if caption := _text(_field(message, key)):
+            yield f"[attached: {caption}]"
+
+
+def _parts(message: object) -> list[Mapping[str, object]]:
+    """The parts of a message's content, where it has parts."""
+    return [part for part in _items(_field(message, "content")) if isinstance(part, Mapping)]
+
+
+def _items(value: object) -> list[object]:
+    """What a field holds: the items of a list, or one thing; long strings are no names but data."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return [item for item in items if isinstance(item, Mapping) or (isinstance(item, str) and len(item) < _MOST_NAME)]
+
+
+def _written(value: object) -> str:
+    """A value for a person to read."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _time(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat(" ", "minutes")
@@ -132,6 +195,7 @@ def _shape(message: object) -> str:
 
 # ---- conversations in files ------------------------------------------------------------------------------------------
 
+_ABOUT = "(about)"  # speaks for the file
 _SAMPLE = 50_000  # characters at the start that must look like a transcript for the rest to be read as one
 _FEWEST_TURNS = 8  # of a transcript; a shorter one is read well enough as a text
 _MOST_SPEAKERS = 30
@@ -169,19 +233,21 @@ _FIELDS = frozenset(
 def conversation(text: str, id: str) -> tuple[Document, ...]:
     """The turns of a chat export (JSON, or JSON by lines) or of a transcript; () where the text is not clearly one.
 
+    What an export says of a chat beside its messages (title, date, id, ...) is a turn before the first, `id#0`.
+
     A transcript has lines like `Ada: ...`, `[10:15] Ada: ...`, `Ada (8 May): ...`, and perhaps lines with the date of
     those that follow. A file of several chats gives `id[2]#5` for the fifth message of the second.
     """
     chats = _exported(text) if text.lstrip()[:1] in ("{", "[") else []
     if len(chats) == 1:
-        return _documents(chats[0], id)
+        return _documents(chats[0], id, first=0)
     if chats:
-        return tuple(turn for n, chat in enumerate(chats, start=1) for turn in _documents(chat, f"{id}[{n}]"))
+        return tuple(turn for n, chat in enumerate(chats, start=1) for turn in _documents(chat, f"{id}[{n}]", first=0))
     return _documents(_transcript(text), id)
 
 
 def _exported(text: str) -> list[list[_Turn]]:
-    """The conversations of a JSON text; none unless everything in it belongs to one."""
+    """The conversations of a JSON text, each with what is said about it first; none unless all belongs to one."""
     try:
         records = json.loads(text)
     except (ValueError, RecursionError):
@@ -192,9 +258,17 @@ def _exported(text: str) -> list[list[_Turn]]:
     if isinstance(records, Mapping):
         records = [records]
     if chat := _chat(records):
-        return [chat]
-    chats = [_chat(next((record.get(key) for key in _LISTS if key in record), None)) for record in _mappings(records)]
-    return [chat for chat in chats if chat] if chats and all(chats) else []
+        return [[_Turn(_ABOUT, ""), *chat]]
+    found = [(record, next((key for key in _LISTS if key in record), "")) for record in _mappings(records)]
+    chats = [(_about(record, key), _chat(record.get(key))) for record, key in found]
+    return [[about, *chat] for about, chat in chats] if chats and all(chat for _, chat in chats) else []
+
+
+def _about(record: Mapping[str, object], messages: str) -> _Turn:
+    """What a chat's record says beside its messages: a field on a line. messages: the key of these."""
+    fields = {key: _time(value) if key in _TIME_KEYS else value for key, value in record.items() if key != messages}
+    lines = [f"{key}: {_written(value)}" for key, value in fields.items() if value not in (None, "", [], {})]
+    return _Turn(_ABOUT, "\n".join(lines))
 
 
 def _mappings(records: object) -> list[Mapping[str, object]]:

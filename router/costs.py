@@ -20,19 +20,42 @@ from .core import Estimate, Footprint, ModelProfile, Usage
 _MILLION = 1_000_000
 
 
-def price(profile: ModelProfile, use: Footprint | Usage, written_tokens: int = 0) -> Decimal | None:
+def shares(profile: ModelProfile, footprint: Footprint) -> tuple[tuple[ModelProfile, Footprint], ...]:
+    """Who does what of a footprint: the model of this profile all that is not delegated."""
+    if footprint.delegated is None:
+        return ((profile, footprint),)
+    other = footprint.delegated.footprint
+    own = replace(
+        footprint,
+        prompt_tokens=footprint.prompt_tokens - other.prompt_tokens,
+        completion_tokens=footprint.completion_tokens - other.completion_tokens,
+        cached_tokens=footprint.cached_tokens - other.cached_tokens,
+        calls=footprint.calls - other.calls,
+        sequential_calls=footprint.sequential_calls - other.sequential_calls,
+        delegated=None,
+    )
+    return ((profile, own), (footprint.delegated.profile, other))
+
+
+def price(profile: ModelProfile, use: Footprint | Usage) -> Decimal | None:
     """Dollars for these tokens; None where a price that they need is unknown.
 
-    written_tokens: the uncached part of the prompt that the provider is asked to cache; at the input price where the
-    provider has no price for writing.
+    use: of one call, or the footprint of a strategy, which counts as long where its longest call does: what the other
+    calls of such a strategy read is little beside that.
     """
-    input_price = profile.input_usd_per_mtok
-    write_price = input_price if profile.cache_write_usd_per_mtok is None else profile.cache_write_usd_per_mtok
+    if isinstance(use, Footprint) and use.delegated is not None:
+        bills = [price(model, share) for model, share in shares(profile, use)]
+        return None if None in bills else sum(filter(None, bills), Decimal(0))
+    if isinstance(use, Footprint):
+        longest, written_tokens = use.largest_prompt_tokens, 0  # we ask no provider to cache anything
+    else:
+        longest, written_tokens = use.prompt_tokens, use.written_tokens
+    prices = _Prices.of(profile, longest)
     bill = (
-        (use.prompt_tokens - use.cached_tokens - written_tokens, input_price),
-        (use.cached_tokens, profile.cached_input_usd_per_mtok),
-        (written_tokens, write_price),
-        (use.completion_tokens, profile.output_usd_per_mtok),
+        (use.prompt_tokens - use.cached_tokens - written_tokens, prices.input),
+        (use.cached_tokens, prices.cached),
+        (written_tokens, prices.input if prices.written is None else prices.written),
+        (use.completion_tokens, prices.output),
     )
     total = Decimal(0)
     for tokens, usd_per_mtok in bill:
@@ -41,6 +64,33 @@ def price(profile: ModelProfile, use: Footprint | Usage, written_tokens: int = 0
                 return None
             total += tokens * usd_per_mtok / _MILLION
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Prices:
+    """Dollars per million tokens; None where unknown, of written tokens where they cost what input costs."""
+
+    input: Decimal | None
+    cached: Decimal | None
+    written: Decimal | None
+    output: Decimal | None
+
+    @classmethod
+    def of(cls, profile: ModelProfile, prompt_tokens: int) -> _Prices:
+        """Of a call with so long a prompt."""
+        if profile.long_prompt_tokens is not None and prompt_tokens > profile.long_prompt_tokens:
+            return cls(
+                profile.long_input_usd_per_mtok,
+                profile.long_cached_input_usd_per_mtok,
+                profile.long_cache_write_usd_per_mtok,
+                profile.long_output_usd_per_mtok,
+            )
+        return cls(
+            profile.input_usd_per_mtok,
+            profile.cached_input_usd_per_mtok,
+            profile.cache_write_usd_per_mtok,
+            profile.output_usd_per_mtok,
+        )
 
 
 def charge(usage: Usage, profile: ModelProfile) -> Usage:
@@ -53,14 +103,16 @@ def latency(profile: ModelProfile, footprint: Footprint) -> float | None:
 
     Tokens count once for each round of parallel calls: calls of one round are taken to be alike.
     """
-    prefill, decode, overhead = profile.prefill_tokens_per_s, profile.decode_tokens_per_s, profile.overhead_s
-    if prefill is None or decode is None or overhead is None:
-        return None
-    uncached = footprint.prompt_tokens - footprint.cached_tokens
-    share = footprint.sequential_calls / footprint.calls
-    writing_s = footprint.completion_tokens / (decode * footprint.decode_speedup)
-    model = overhead * footprint.sequential_calls + share * (uncached / prefill + writing_s)
-    return footprint.preparation_s + model
+    total_s = footprint.preparation_s
+    for model, part in shares(profile, footprint):
+        prefill, decode, overhead = model.prefill_tokens_per_s, model.decode_tokens_per_s, model.overhead_s
+        if prefill is None or decode is None or overhead is None:
+            return None
+        uncached = part.prompt_tokens - part.cached_tokens
+        in_a_row = part.sequential_calls / part.calls if part.calls else 0.0
+        writing_s = part.completion_tokens / (decode * part.decode_speedup)
+        total_s += overhead * part.sequential_calls + in_a_row * (uncached / prefill + writing_s)
+    return total_s
 
 
 def estimate(
@@ -70,28 +122,28 @@ def estimate(
     *,
     max_output_tokens: int,
     token_error: float = 0.0,
-    written_tokens: int = 0,
 ) -> Estimate:
     """Tokens, cost, latency and feasibility of a strategy; its quality is left to the policy.
 
     token_error: relative error of the token counts; the window must hold the largest prompt with that much more.
     """
-    largest = footprint.largest_prompt_tokens
-    needed = math.ceil(largest * (1 + token_error)) + max_output_tokens
     infeasible = footprint.unavailable
-    if not infeasible and needed > profile.context_window:
-        margin = f" ± {token_error:.0%}" if token_error else ""
-        infeasible = (
-            f"its largest prompt has {largest:,} tokens{margin}; with {max_output_tokens:,} for the answer that is "
-            f"{needed:,}, and {profile.name} accepts {profile.context_window:,}"
-        )
+    for model, part in shares(profile, footprint):
+        largest = part.largest_prompt_tokens
+        needed = math.ceil(largest * (1 + token_error)) + max_output_tokens
+        if not infeasible and needed > model.context_window:
+            margin = f" ± {token_error:.0%}" if token_error else ""
+            infeasible = (
+                f"its largest prompt has {largest:,} tokens{margin}; with {max_output_tokens:,} for the answer that is "
+                f"{needed:,}, and {model.name} accepts {model.context_window:,}"
+            )
     return Estimate(
         strategy=strategy,
         prompt_tokens=footprint.prompt_tokens,
         completion_tokens=footprint.completion_tokens,
         cached_tokens=footprint.cached_tokens,
         calls=footprint.calls,
-        cost_usd=price(profile, footprint, written_tokens),
+        cost_usd=price(profile, footprint),
         latency_s=latency(profile, footprint),
         infeasible=infeasible,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .conversations import joined
 from .core import Evidence, Features, ModelProfile, Request, TokenCounter
 from .lara_task import lara_task
+from .prompts import shown_name
 from .question_type import question_type
 
 
@@ -42,4 +43,10 @@ def extract(
         kind=largest.kind,
         cached_tokens=cached_tokens,
         lara_task=lara_task(request.question),
+        name_tokens=_name_tokens([shown_name(document.id) for document in documents], count_document),
     )
+
+
+def _name_tokens(names: Sequence[str], count: Callable[[str], int]) -> int:
+    """Of all names, counted in one go, as there may be a thousand, without the breaks between them."""
+    return max(0, count("\n".join(names)) - (len(names) - 1))

@@ -82,6 +82,7 @@ class DecideOutput(_Output):
 class UsageOutput(_Output):
     prompt_tokens: int
     cached_tokens: int
+    written_tokens: int = Field(default=0, description="Part of `prompt_tokens` put into the provider's prompt cache.")
     completion_tokens: int
     cost_usd: float | None
 
@@ -108,7 +109,9 @@ class AskOutput(_Output):
 
     version: Literal[1] = 1
     answer: str
-    answered: bool = Field(description="False where the documents do not hold the answer.")
+    answered: bool = Field(
+        description="False where the text is no answer: empty, held back, or saying that there is none."
+    )
     strategy: str = Field(description="What was carried out; differs from the decision only after a fallback.")
     citations: list[SourceOutput]
     passages: list[SourceOutput] = Field(description="What the model was shown; empty where that was the whole text.")
@@ -275,6 +278,7 @@ def usage_output(usage: Usage) -> UsageOutput:
     return UsageOutput(
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,
+        written_tokens=usage.written_tokens,
         completion_tokens=usage.completion_tokens,
         cost_usd=_dollars(usage.cost_usd),
     )

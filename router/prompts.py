@@ -15,9 +15,10 @@ from typing import Literal
 
 from .conversations import as_text, belong_together, conversation_id, runs
 from .core import Document, Message, Passage
+from .replies import refuses
 
 REFUSAL = "The documents do not contain the answer."
-"""What a model is asked to say when the text does not answer the question; `refuses` recognises it."""
+"""What a model is asked to say when the text does not answer the question; `router/replies.py` recognises it."""
 
 _FULL_TASK = (
     "Answer the question at the end from the documents. Be concise. Quote the words of the document where they decide "
@@ -36,10 +37,10 @@ _COMPRESSED_TASK = (
 )
 
 # Tokens of everything around the text and the question: task, fences, roles. Rounded up; tests compare with the real
-# messages. The second number is per document or passage.
-FULL_OVERHEAD_TOKENS = (90, 40)
-RAG_OVERHEAD_TOKENS = (100, 30)
-COMPRESSED_OVERHEAD_TOKENS = (110, 40)
+# messages. The second number is per document or passage, whose name comes on top (`Features.name_tokens`).
+FULL_OVERHEAD_TOKENS = (90, 29)
+RAG_OVERHEAD_TOKENS = (90, 34)
+COMPRESSED_OVERHEAD_TOKENS = (95, 29)
 
 
 _SHORTENED = "[Shortened: words and parts that matter less were left out.]"
@@ -137,11 +138,6 @@ def excerpts(passages: Sequence[Passage], documents: Sequence[Document]) -> tupl
     return tuple(texts)
 
 
-def refuses(text: str) -> bool:
-    """Whether a reply says that the text does not hold the answer, in the words it was asked to use."""
-    return _plain(REFUSAL) in _plain(text)
-
-
 def _excerpts_of_turns(chosen: Mapping[str, Sequence[Passage]], run: Sequence[Document]) -> list[str]:
     """Turns as they are, or what was chosen of them. The first that is not whole says what the mark in it means."""
     texts = []
@@ -201,10 +197,11 @@ def _fenced(documents: Sequence[Document]) -> str:
 
 def _fence(label: str, name: str, text: str) -> str:
     key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    return f"<{label} {key} name={_one_line(name)!r}>\n{text}\n</{label} {key}>"
+    return f"<{label} {key} name={shown_name(name)!r}>\n{text}\n</{label} {key}>"
 
 
-def _one_line(name: str) -> str:
+def shown_name(name: str) -> str:
+    """A document's name as it stands in a fence: in one line, and no longer than a line."""
     return re.sub(r"\s+", " ", name)[:200]
 
 
@@ -234,7 +231,7 @@ _EVIDENCE_TASK = (
 UNREAD_BECAUSE = "because a call failed or was not paid for"
 
 COPY_OVERHEAD_TOKENS = 140  # on top of FULL_OVERHEAD_TOKENS
-EVIDENCE_OVERHEAD_TOKENS = (120, 40)
+EVIDENCE_OVERHEAD_TOKENS = (110, 34)
 
 
 def copy_messages(documents: Sequence[Document], question: str, instructions: str = "") -> tuple[Message, ...]:
@@ -423,7 +420,7 @@ def part_text(passages: Sequence[Passage], documents: Sequence[Document], place:
 
 def not_read(passages: Sequence[Passage], why: str) -> str:
     """Says which stretches of the documents nobody has read."""
-    named = [f"{_one_line(p.document_id)!r} characters {p.start:,} to {p.end:,}" for p in passages[:_MOST_NAMED]]
+    named = [f"{shown_name(p.document_id)!r} characters {p.start:,} to {p.end:,}" for p in passages[:_MOST_NAMED]]
     more = f"; and {len(passages) - len(named):,} more stretches" if len(passages) > len(named) else ""
     return f"[Not read, {why}: {'; '.join(named)}{more}. What stands there is not known.]"
 

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from .core import Answer, Backend, Call, CallRecord, Outcome, Plan, Reply, Usage
 from .errors import RouterError
+from .replies import shortcoming
 
 T = TypeVar("T")
 Calls = Call | tuple[Call, ...]
@@ -186,7 +187,9 @@ class _Trace:
 
     def add(self, call: Call, reply: Reply, started: float) -> None:
         elapsed = time.perf_counter() - started
-        self.records.append(CallRecord(call.purpose, reply.usage, elapsed, reply.finish_reason, reply.notes))
+        said = shortcoming(reply) if call.final else ""
+        notes = (*reply.notes, said) if said else reply.notes
+        self.records.append(CallRecord(call.purpose, reply.usage, elapsed, reply.finish_reason, notes))
         self.tell(call, reply)
 
     def tell(self, call: Call, outcome: Outcome) -> None:

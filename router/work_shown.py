@@ -45,13 +45,8 @@ def block(call: Call, outcome: Outcome) -> Text:
         head = f"── {call.purpose}{size if usage.prompt_tokens else ''}"  # not every backend counts
         notes = "".join(f"\nnote: {note}" for note in outcome.notes)
         said = "" if call.final else f"\n{outcome.text.strip()}"
-        return Text(printable(head + said + notes), style="dim")
+        return Text(head + said + notes, style="dim")
     return Text.assemble(
-        (printable(f"── {call.purpose}: failed"), "yellow"),
-        (printable(f"\n{type(outcome).__name__}: {outcome}"), "dim"),
+        (f"── {call.purpose}: failed", "yellow"),
+        (f"\n{type(outcome).__name__}: {outcome}", "dim"),
     )
-
-
-def printable(text: str) -> str:
-    """Without what could steer a terminal: models repeat what stands in documents. Spaces of all kinds are one."""
-    return "".join(c if c.isprintable() or c in "\n\t" else " " if c.isspace() else "�" for c in text)

@@ -111,11 +111,19 @@ def _messages(call: Call) -> list[BaseMessage]:
 def _text(message: AIMessage) -> str:
     """Content is a string or a list of blocks; blocks of reasoning and tool use are not part of the answer."""
     if isinstance(message.content, str):
-        return message.content
-    return "".join(
+        return message.content or _refusal(message)
+    texts = (
         block if isinstance(block, str) else block.get("text", "") if block.get("type") == "text" else ""
         for block in message.content
     )
+    return "".join(texts) or _refusal(message)
+
+
+def _refusal(message: AIMessage) -> str:
+    """Why the model does not answer, where OpenAI's models say so beside the content or in a block of its own."""
+    beside = message.additional_kwargs.get("refusal") or ""
+    blocks = message.content if isinstance(message.content, list) else []
+    return str(beside) or "".join(block.get("refusal") or "" for block in blocks if isinstance(block, dict))
 
 
 def _reply(messages: Sequence[AIMessage], call: Call) -> Reply:
@@ -126,8 +134,9 @@ def _reply(messages: Sequence[AIMessage], call: Call) -> Reply:
     for message in messages:
         metadata |= {key: value for key, value in message.response_metadata.items() if value}
         if counted := message.usage_metadata:
-            cached = counted.get("input_token_details", {}).get("cache_read") or 0
-            usage += Usage(counted["input_tokens"], cached, counted["output_tokens"])
+            details = counted.get("input_token_details", {})
+            cached, written = details.get("cache_read") or 0, details.get("cache_creation") or 0
+            usage += Usage(counted["input_tokens"], cached, counted["output_tokens"], written_tokens=written)
     reason = next((str(metadata[key]) for key in _FINISH_REASONS if key in metadata), "stop")
     tool = any(message.tool_calls for message in messages)
     if not text and (tool or reason.lower() not in ("stop", "end_turn", "stop_sequence")):
@@ -135,10 +144,15 @@ def _reply(messages: Sequence[AIMessage], call: Call) -> Reply:
             f"{call.model!r} answered with {'a call of a tool' if tool else 'no text'} (finish reason {reason!r}). "
             "Give it more output tokens, or a model without tools."
         )
+    refused = any(map(_refusal, messages))
+    notes: tuple[str, ...] = ("the model refused to answer",) if refused else ()
+    if not any(message.usage_metadata for message in messages):
+        notes += ("the model reported no usage",)
     return Reply(
         text,
         usage,
         finish_reason=reason,
         model=str(metadata.get("model_name") or metadata.get("model") or call.model),
-        notes=() if any(message.usage_metadata for message in messages) else ("the model reported no usage",),
+        answered=not refused,
+        notes=notes,
     )

@@ -172,6 +172,7 @@ def refused_field(complaint: Complaint, body: Mapping[str, object], refused: fro
 
 class _Part(BaseModel):
     text: str | None = None
+    refusal: str | None = None
 
 
 class _Said(BaseModel):
@@ -181,9 +182,15 @@ class _Said(BaseModel):
 
     @property
     def text(self) -> str:
+        """What is to be read, which may be why the model does not answer."""
         if isinstance(self.content, list):
-            return "".join(part.text or "" for part in self.content)
-        return self.content or ""
+            return "".join(part.text or part.refusal or "" for part in self.content) or self.refusal or ""
+        return self.content or self.refusal or ""
+
+    @property
+    def refuses(self) -> bool:
+        parts = self.content if isinstance(self.content, list) else []
+        return bool(self.refusal) or any(part.refusal for part in parts)
 
 
 class _Choice(BaseModel):
@@ -193,6 +200,7 @@ class _Choice(BaseModel):
 
 class _PromptDetails(BaseModel):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None  # OpenAI, OpenRouter, LiteLLM
 
 
 class _CompletionDetails(BaseModel):
@@ -205,6 +213,14 @@ class _Usage(BaseModel):
     completion_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
+    cache_creation_input_tokens: int | None = None  # Anthropic's name for it, which some gateways keep
+
+    def as_ours(self) -> Usage:
+        """Cached and written tokens are parts of the prompt here, whatever a server says of them."""
+        prompt, details = self.prompt_tokens or 0, self.prompt_tokens_details or _PromptDetails()
+        cached = min(details.cached_tokens or 0, prompt)
+        written = details.cache_write_tokens or self.cache_creation_input_tokens or 0
+        return Usage(prompt, cached, self.completion_tokens or 0, written_tokens=min(written, prompt - cached))
 
 
 class _Completion(BaseModel):
@@ -250,9 +266,9 @@ class _Assembly:
         said = choice.said or _Said()
         self._chosen = True
         self.finish_reason = choice.finish_reason or self.finish_reason
-        self._refusal |= bool(said.refusal)
+        self._refusal |= said.refuses
         self._tool |= bool(said.tool_calls)
-        piece = said.text or said.refusal or ""
+        piece = said.text
         self._pieces.append(piece)
         self.chars += len(piece)
         if self.chars > MAX_REPLY_BYTES:
@@ -278,11 +294,9 @@ class _Assembly:
         if self._call.draft is not None and details is not None:
             accepted, rejected = details.accepted_prediction_tokens or 0, details.rejected_prediction_tokens or 0
             notes += (f"{accepted} of {accepted + rejected} drafted tokens were kept",)
-        prompt_tokens = usage.prompt_tokens or 0
-        cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
         return Reply(
             "".join(self._pieces),
-            Usage(prompt_tokens, min(cached or 0, prompt_tokens), usage.completion_tokens or 0),
+            usage.as_ours(),
             finish_reason=reason,
             model=self._model or self._call.model,
             answered=not self._refusal,

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from .. import prompts
+from .. import replies
 from ..core import Call, Message
 
 Scorer = Callable[[str, Sequence[str]], float]
@@ -27,8 +27,7 @@ _REFUSAL = re.compile(
     r"was not|wasn't|were not|no|not) "
     r"(\w+ ){0,4}?(contain|mention|mentioned|provide|provided|say|state|stated|specify|specified|include|included|"
     r"given|available|disclose|disclosed|answer|answered|answerable|find|found|information|discuss|discussed)\b"
-    r"|\bunanswerable\b|\bunable to (answer|find|determine)\b|\b(not enough|insufficient) information\b"
-    r"|未提及|没有提到|没有提及|没有说明|无法回答|未提供|无法确定",
+    r"|\bunanswerable\b|\bunable to (answer|find|determine)\b|\b(not enough|insufficient) information\b",
     re.IGNORECASE,
 )
 _VERDICT_CHARACTERS = 400  # the verdict comes first; what follows may deny all sorts of things
@@ -99,7 +98,8 @@ def chosen_letter(prediction: str) -> str | None:
 
 def refuses(prediction: str) -> bool:
     """Whether an answer says that the text does not tell; silence counts."""
-    return not prediction.strip() or bool(_REFUSAL.search(prediction[:_VERDICT_CHARACTERS].replace("’", "'")))
+    verdict = prediction[:_VERDICT_CHARACTERS].replace("’", "'")
+    return not verdict.strip() or bool(_REFUSAL.search(verdict)) or replies.nothing_said(verdict)
 
 
 def scorer_for(task: str, *, choices: bool) -> ScorerName:
@@ -117,7 +117,7 @@ def score(scorer: ScorerName, prediction: str, references: Sequence[str]) -> flo
     """
     if not references:
         return float(refuses(prediction))
-    return 0.0 if prompts.refuses(prediction) else _SCORERS[scorer](prediction, references)
+    return 0.0 if replies.refuses(prediction) else _SCORERS[scorer](prediction, references)
 
 
 _SCORERS: Mapping[ScorerName, Scorer] = {

@@ -29,10 +29,10 @@ from .view import View, view, without_oldest
 Variant = Literal["left_to_right", "right_to_left", "permutation", "bidirectional", "self_consistency"]
 
 MIN_PORTION_TOKENS = 256  # of text; with less a reader sees little but its instructions
-SAFETY_TOKENS = 32
+SAFETY_TOKENS = 32  # for what a count does not know of: a template's own words, the end of a reply
 MESSAGE_TOKENS = 8  # what a server writes around one message of a prompt
 _MIN_NOTES_TOKENS = 64  # for the last call: room for less than that is no room
-_SUMMARY_SHARE, _CODE_SHARE, _COUNTING_SHARE, _LOOKUP_SHARE = 0.5, 0.5, 0.25, 0.6  # of the question type's probability
+_SUMMARY_SHARE, _CODE_SHARE, _COUNTING_SHARE, _LOOKUP_SHARE = 0.5, 0.5, 0.25, 0.6  # probability that a type counts from
 _SHARES, _MOST_OUTPUT = 8, 1024  # one share of the window is for notes; one, up to so many tokens, for the reply
 _MOST_MARKED = 200  # documents; of more, those without notes are not even marked in a prompt that is not ours
 
@@ -91,8 +91,8 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Tokens of prompts without what they are about: a worker's with one document, what another document adds, the
-    manager's with the notes of one path, and with those of every path.
+    """Tokens of prompts without what they are about: a worker's with one document that has no name, what another such
+    document adds, the manager's with the notes of one path, and with those of every path.
     """
 
     worker: int
@@ -148,13 +148,14 @@ class CallWriter:
 
     def frame(self) -> Frame:
         """What prompts have beside text, question, notes and the application's instructions."""
-        blank = Document("", "document-1")
-        passage = (Passage(blank.id, 0, 0, ""),)
-        one, two = (part_text(passage * n, [blank] * n, "Part 3 of 9.") for n in (1, 2))
+        # Keys of fences differ in length, so what a document adds is the mean of several, less the letter in each.
+        letters = [Document(letter) for letter in "abcdefghi"]
+        shown = [Passage("", 0, 1, letter.text) for letter in letters]
+        one, all_of_them = (part_text(shown[:n], letters[:n], "Part 3 of 9.") for n in (1, len(letters)))
         count = self._worker_counter.count
         return Frame(
-            self._tokens(self._worker_counter, self._worker_prompt(one, "", "-")),
-            count(two) - count(one),
+            self._tokens(self._worker_counter, self._worker_prompt(one, "", "-")) - 1,
+            round((count(all_of_them) - count(one)) / (len(letters) - 1)) - 1,
             *(
                 self._tokens(
                     self._manager_counter,

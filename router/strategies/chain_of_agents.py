@@ -20,6 +20,7 @@ from itertools import accumulate
 from ..core import (
     Answer,
     Citation,
+    Delegated,
     Document,
     Features,
     Footprint,
@@ -31,7 +32,8 @@ from ..core import (
     TokenCounter,
 )
 from ..errors import NoFeasibleStrategy, RouterError
-from ..prompts import NO_TEXT, not_read, refuses
+from ..prompts import NO_TEXT, not_read
+from ..replies import answers
 from .agent_calls import MIN_PORTION_TOKENS, Agents, CallWriter, Window, judges, reading_of
 from .citations import named_passages, verbatim_quotes, without_numbers
 from .full import TYPICAL_ANSWER_TOKENS
@@ -49,8 +51,8 @@ TYPICAL_SUMMARY_TOKENS = 350  # of a worker, free text
 PREPARATION_S_PER_TOKEN = 4e-7  # cutting, counting, and two milliseconds a call; benchmarks/agents_speed.py
 
 _FILL = 0.98  # of a portion's room: it ends between sentences
-_SAMPLING_TEMPERATURE = 0.7
-_ARTICLES = frozenset(("a", "an", "the"))
+_SAMPLING_TEMPERATURE = 0.7  # of paths that are to differ, where none is set
+_ARTICLES = frozenset(("a", "an", "the"))  # answers that differ in these alone are one vote
 
 
 class ChainOfAgents:
@@ -81,31 +83,42 @@ class ChainOfAgents:
         blank = Request("", (), profile.name, max_output_tokens=features.max_output_tokens)
         writer = self._writer(blank, features, profile)
         frame, window = writer.frame(), writer.window
-        around = frame.worker - frame.document + features.question_tokens
+        name = features.name_tokens // max(1, features.n_documents)
+        around = frame.worker - frame.document + features.question_tokens + name
         spare = window.most_for_text(features.token_error) - around
         room = max(spare - frame.document, MIN_PORTION_TOKENS)
-        text = features.document_tokens + frame.document * max(0, features.n_documents - 1)
+        text = features.document_tokens + features.name_tokens - name
+        text += frame.document * max(0, features.n_documents - 1)
         workers = math.ceil(text / (_FILL * room))
         reply, grown = self._typical(features, window)
         notes = [min(grown(done), window.notes_tokens) for done in range(workers + 1)]
         reading = text + workers * (around + frame.document) + sum(notes[:workers])
         paths = agents.number_of_paths
         judged = paths == 1 or judges(agents, features)
-        answers = 1 if judged else paths
+        managers = 1 if judged else paths
         asked = features.question_tokens + features.instruction_tokens + (frame.judge if judged else frame.manager)
         fits = max(asked, int((profile.context_window - features.max_output_tokens) / (1 + features.token_error)))
-        answering = answers * min(fits, asked + paths * grown(workers) // answers)  # longer notes are made to fit
+        managed = min(fits, asked + paths * grown(workers) // managers)  # longer notes are made to fit
         largest = math.ceil(text / max(1, workers)) + around + frame.document + max(notes)
         if spare < MIN_PORTION_TOKENS:  # the plan would be refused, so no window may seem to hold it
-            largest = max(largest, profile.context_window)
+            largest = max(largest, writer.worker.context_window)
+        read = Footprint(
+            prompt_tokens=paths * reading,
+            completion_tokens=paths * workers * reply,
+            largest_prompt_tokens=largest if workers else 0,
+            calls=paths * workers,
+            sequential_calls=workers,
+        )
+        delegated = Delegated(writer.worker, read) if agents.worker_model and workers else None
+        answer_tokens = min(TYPICAL_ANSWER_TOKENS, features.max_output_tokens)
         return Footprint(
-            prompt_tokens=paths * reading + answering,
-            completion_tokens=paths * workers * reply
-            + answers * min(TYPICAL_ANSWER_TOKENS, features.max_output_tokens),
-            largest_prompt_tokens=max(largest if workers else 0, answering // answers),
-            calls=paths * workers + answers,
-            sequential_calls=workers + 1,
+            prompt_tokens=read.prompt_tokens + managers * managed,
+            completion_tokens=read.completion_tokens + managers * answer_tokens,
+            largest_prompt_tokens=managed if delegated else max(read.largest_prompt_tokens, managed),
+            calls=read.calls + managers,
+            sequential_calls=read.sequential_calls + 1,
             preparation_s=features.document_tokens * PREPARATION_S_PER_TOKEN,
+            delegated=delegated,
         )
 
     def _typical(self, features: Features, window: Window) -> tuple[int, Callable[[int], int]]:
@@ -265,7 +278,7 @@ class _Answering:
             self._notes.append("notes were shortened in the last prompt, for want of room")
 
     def _of(self, reply: Reply, passages: tuple[Passage, ...], notes: tuple[Notes, ...]) -> Answer:
-        answered = reply.answered and bool(reply.text.strip()) and not refuses(reply.text)
+        answered = answers(reply)
         return Answer(
             reply.text,
             answered=answered,

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from ..conversations import Stretch, placed, runs
 from ..core import Answer, Call, Citation, Document, Features, Footprint, ModelProfile, Passage, Plan, Reply, Request
-from ..prompts import COMPRESSED_OVERHEAD_TOKENS, compressed_messages, refuses, shortened, shortened_turns
+from ..prompts import COMPRESSED_OVERHEAD_TOKENS, compressed_messages, shortened, shortened_turns
+from ..replies import answers
 from .citations import verbatim_quotes
 from .full import TYPICAL_ANSWER_TOKENS
 
@@ -57,7 +58,8 @@ class Compressed:
     def footprint(self, features: Features, profile: ModelProfile) -> Footprint:
         once, each = COMPRESSED_OVERHEAD_TOKENS
         shown = round(features.document_tokens * self._keep_rate)
-        prompt = shown + features.question_tokens + features.instruction_tokens + once + each * features.n_documents
+        names = each * features.n_documents + features.name_tokens
+        prompt = shown + features.question_tokens + features.instruction_tokens + once + names
         return Footprint(
             prompt_tokens=prompt,
             completion_tokens=min(TYPICAL_ANSWER_TOKENS, features.max_output_tokens),
@@ -82,7 +84,7 @@ class Compressed:
         quotes = reply.citations or verbatim_quotes(reply.text, shown)
         return Answer(
             reply.text,
-            answered=reply.answered and not refuses(reply.text),
+            answered=answers(reply),
             citations=tuple(citation for quote in quotes for citation in parts[quote.document_id].in_source(quote)),
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..core import Answer, Call, Features, Footprint, ModelProfile, Passage, Plan, Reply, Request
-from ..prompts import FULL_OVERHEAD_TOKENS, full_messages, refuses
+from ..prompts import FULL_OVERHEAD_TOKENS, full_messages
+from ..replies import answers
 from .citations import verbatim_quotes
 
 TYPICAL_ANSWER_TOKENS = 150  # median over the published LaRA answers is about this; used for estimates only
@@ -20,6 +21,7 @@ class Full:
             + features.instruction_tokens
             + once
             + each * features.n_documents
+            + features.name_tokens
         )
         return Footprint(
             prompt_tokens=prompt,
@@ -46,6 +48,6 @@ class Full:
     def answer(self, request: Request, reply: Reply) -> Answer:
         return Answer(
             reply.text,
-            answered=reply.answered and not refuses(reply.text),
+            answered=answers(reply),
             citations=reply.citations or verbatim_quotes(reply.text, request.documents),
         )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from ..core import Answer, Call, Features, Footprint, ModelProfile, Passage, Plan, Reply, Request, Retriever
-from ..prompts import RAG_OVERHEAD_TOKENS, excerpts, numbered, rag_messages, refuses
+from ..prompts import RAG_OVERHEAD_TOKENS, excerpts, numbered, rag_messages
+from ..replies import answers
 from .citations import named_groups, verbatim_quotes
 from .full import TYPICAL_ANSWER_TOKENS
 
 # Seconds of retrieval per document token, two cores, nothing cached; benchmarks/preparation.py measures it.
 PREPARATION_S_PER_TOKEN = 8e-6
+
+_FILLED = 0.96  # of the budget, as passages are shown whole
+_PASSAGE_TOKENS = 300  # of a passage that has no neighbour among those shown, in a longer document
 
 
 class Rag:
@@ -23,8 +27,12 @@ class Rag:
 
     def footprint(self, features: Features, profile: ModelProfile) -> Footprint:
         once, each = RAG_OVERHEAD_TOKENS
-        shown = min(self._budget_tokens, features.document_tokens)
-        passages = min(8, 1 + shown // 400)
+        shown = min(round(_FILLED * self._budget_tokens), features.document_tokens)
+        mean = min(_PASSAGE_TOKENS, features.document_tokens // max(1, features.n_documents))
+        # The larger the share that is shown, the more passages are neighbours, which are shown as one.
+        alone = 1 - shown / max(1, features.document_tokens)
+        passages = 1 + round(alone * shown / max(1, mean))
+        each += features.name_tokens // max(1, features.n_documents)
         prompt = shown + features.question_tokens + features.instruction_tokens + once + each * passages
         return Footprint(
             prompt_tokens=prompt,
@@ -47,7 +55,7 @@ class Rag:
         assert isinstance(reply, Reply)
         return Answer(
             reply.text,
-            answered=reply.answered and not refuses(reply.text),
+            answered=answers(reply),
             citations=reply.citations
             or named_groups(reply.text, numbered(passages, request.documents))
             or verbatim_quotes(reply.text, request.documents),

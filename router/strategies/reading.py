@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ..core import Call, ModelProfile, Passage, Reply, Work
 from ..errors import BackendError, BackendRejected, BadReply, ContextTooLong, RouterError, worth_another_try
+from ..replies import broke_off
 from .agent_calls import CallWriter
 from .notes import Notes
 from .portions import Portion
@@ -20,7 +21,6 @@ from .spending import Spending
 from .view import ranges, view, without_oldest
 
 _HOPELESS = (401, 402, 403, 404)  # what is wrong with the key or the model is wrong for every portion
-CUT_OFF = ("length", "max_tokens")  # as servers call it
 
 
 @dataclass(slots=True)
@@ -132,7 +132,7 @@ class Reader:
 
     def _take(self, reply: Reply, number: int, done: Read, name: str) -> Path[bool]:
         """Add what a worker says; whether it says that the question can be answered."""
-        if reply.finish_reason in CUT_OFF:
+        if broke_off(reply):
             said = "summary" if self.writer.agents.notes == "free_text" else "report"
             done.remarks.append(f"the {said} of {name} was cut off at its limit, agents.worker_output_tokens")
         if self.writer.agents.notes == "free_text":

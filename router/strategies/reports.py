@@ -30,8 +30,8 @@ _NUMBERS = re.compile(
 _SEPARATOR = re.compile(r"[\s*_`]*+(?:[:：=]|[-–—]+(?=\s))[\s*_`]*+")
 _REMARK = re.compile(r"[\s*_`.,;]*+(?:(?:[|｜→]|[-=]>|[-–—]+(?=\s))\s*+(?P<remark>.*))?$", re.DOTALL)
 _FENCE_LINE = re.compile(r"\s*(?:```|~~~)\S*\s*$")
-_MOST_JOINED_LINES = 20
-_LABEL_LENGTH = 80
+_MOST_JOINED_LINES = 20  # of a quotation that goes on; beyond them its closing mark was forgotten
+_LABEL_LENGTH = 80  # characters of what is counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,19 +38,18 @@ from ..prompts import (
     evidence_messages,
     full_messages,
     not_read,
-    refuses,
 )
+from ..replies import answers, broke_off
 from .agent_calls import MESSAGE_TOKENS
 from .citations import named_passages, verbatim_quotes
 from .copied import Copied, checked, in_order
 from .full import TYPICAL_ANSWER_TOKENS, Full
 from .portions import Portion, Split, portions
-from .reading import CUT_OFF
 from .spending import Price, Spending
 
 COPY_OUTPUT_TOKENS = 1500  # most that one call may copy; the published range is 200 to 1,000
 TYPICAL_COPIED_TOKENS = 300  # by all calls together, where there is something; used for estimates only
-TYPICAL_COPIED_PASSAGES = 6
+TYPICAL_COPIED_PASSAGES = 6  # they make, at most one for every 20 tokens
 TYPICAL_NOTHING_TOKENS = 20  # by a call more, most of which have little or nothing to copy
 _LEAST_ROOM_TOKENS = 256  # for text in a prompt; with less, portions are too short to be understood
 
@@ -82,11 +81,12 @@ class RetrieveThenReason:
 
     def footprint(self, features: Features, profile: ModelProfile) -> Footprint:
         room = _Room.of(features, profile)
-        text = features.document_tokens + room.each * features.n_documents
+        text = room.whole - room.fixed
         portion = self._most_in_portion(room)
         n_portions = 1 if room.whole <= room.tokens else math.ceil(text / max(1, portion - room.fixed - room.each))
         read = n_portions * room.fixed + text + room.each * (n_portions - 1)
         once, each = EVIDENCE_OVERHEAD_TOKENS
+        each += features.name_tokens // max(1, features.n_documents)
         evidence = min(TYPICAL_COPIED_TOKENS, features.document_tokens)
         answering = features.question_tokens + features.instruction_tokens + once
         answering += evidence + each * min(TYPICAL_COPIED_PASSAGES, 1 + evidence // 20)
@@ -165,7 +165,8 @@ class _Room:
 
     tokens: most that a prompt may be counted as, so that it fits by the worst count, with its output.
     output: most that a copying call may write.
-    fixed, each: of a copying prompt without text, and for every document in it. whole: with all of the text.
+    fixed, each: of a copying prompt without text, and for a document in it, its name of mean length. whole: with all
+    of the text.
     """
 
     tokens: int
@@ -183,8 +184,8 @@ class _Room:
             tokens=int(profile.context_window / (1 + features.token_error)) - max(output, features.max_output_tokens),
             output=output,
             fixed=fixed,
-            each=each,
-            whole=fixed + features.document_tokens + each * features.n_documents,
+            each=each + features.name_tokens // max(1, features.n_documents),
+            whole=fixed + features.document_tokens + each * features.n_documents + features.name_tokens,
         )
 
 
@@ -351,7 +352,7 @@ def _answered_from(asking: _Asking, evidence: tuple[Passage, ...], unread: tuple
     assert isinstance(reply, Reply)
     return Answer(
         reply.text,
-        answered=reply.answered and bool(reply.text.strip()) and not refuses(reply.text),
+        answered=answers(reply),
         citations=reply.citations
         or named_passages(reply.text, evidence)
         or verbatim_quotes(reply.text, request.documents),
@@ -368,7 +369,7 @@ def _mishaps(outcomes: Sequence[Outcome | None], request: Request) -> list[str]:
     for number, outcome in enumerate(outcomes, start=1):
         if isinstance(outcome, RouterError):
             said.append(f"portion {number} of {of} could not be read: {outcome}")
-        elif isinstance(outcome, Reply) and outcome.finish_reason in CUT_OFF:
+        elif isinstance(outcome, Reply) and broke_off(outcome):
             said.append(f"the list of what was copied from portion {number} of {of} broke off at its longest")
     if unpaid := sum(outcome is None for outcome in outcomes):
         said.append(f"{unpaid} of {of} portions were not read: max_cost_usd = {request.goal.max_cost_usd} is used up")

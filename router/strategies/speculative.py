@@ -47,7 +47,8 @@ class Speculative:
         if budget is None:
             return full
         once, each = FULL_OVERHEAD_TOKENS
-        draft = budget + features.question_tokens + features.instruction_tokens + once + each * features.n_documents
+        names = each * features.n_documents + features.name_tokens
+        draft = budget + features.question_tokens + features.instruction_tokens + once + names
         return replace(
             full,
             prompt_tokens=full.prompt_tokens + draft,

@@ -64,9 +64,19 @@ class Spending:
 
     def prompt_tokens_left(self, profile: ModelProfile, output_tokens: int) -> float:
         """Longest prompt of one more call that the rest pays for; infinite where there is no limit or no price."""
-        million = self._price(profile, Usage(1_000_000))
-        if self._limit is None or not million:
+        if self._limit is None:
             return math.inf
-        kept = sum(self._kept_back.values(), Decimal(0))
-        rest = self._limit - self._spent - self._under_way - kept - self.worst(profile, 0, output_tokens)
-        return float(max(Decimal(0), rest / million * 1_000_000))
+        rest = self._limit - self._spent - self._under_way - sum(self._kept_back.values(), Decimal(0))
+        left = self._prompt_tokens_for(rest, profile, output_tokens, shortest=0)
+        dearer_from = profile.long_prompt_tokens
+        if dearer_from is None or left <= dearer_from:
+            return max(0.0, left)
+        return max(dearer_from, self._prompt_tokens_for(rest, profile, output_tokens, shortest=dearer_from + 1))
+
+    def _prompt_tokens_for(self, rest: Decimal, profile: ModelProfile, output_tokens: int, *, shortest: int) -> float:
+        """Prompt that so many dollars pay for, at the prices of a prompt of `shortest` tokens."""
+        bill = self._price(profile, Usage(shortest, 0, output_tokens))
+        longer = self._price(profile, Usage(shortest + 1, 0, output_tokens))
+        if bill is None or longer is None or longer == bill:
+            return math.inf
+        return float(shortest + (rest - bill) / (longer - bill))

@@ -46,6 +46,19 @@ def test_what_is_known_to_be_a_refusal_is_one_whatever_its_words() -> None:
     assert signs("Nichts davon steht hier.", QUESTION, (), refused=True).refused
 
 
+@pytest.mark.parametrize(
+    "reply", ["Der Name wird im Vertrag nicht genannt. Er spricht von Katzen.", "文中未提及狗的名字。文中说到猫。"]
+)
+def test_a_refusal_in_another_language_is_one(reply: str) -> None:
+    assert signs(reply, QUESTION, ()).refused
+
+
+@pytest.mark.parametrize("reply", ["Der Hund heißt Rex. Das Alter ist nicht angegeben.", "狗叫小白。文中未提及年龄。"])
+def test_a_late_refusal_in_another_language_is_a_late_one(reply: str) -> None:
+    seen = signs(reply, QUESTION, ())
+    assert (seen.refused, seen.refused_late) == (False, True)
+
+
 def test_grounded_is_the_share_of_own_terms_that_the_passages_hold() -> None:
     passages = ("The landlord owns a spaniel.", "It answers to Bruno.")
     assert signs("Landlord's name: Bruno the spaniel", QUESTION, passages).grounded == 1.0

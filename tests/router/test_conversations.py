@@ -52,7 +52,10 @@ def test_messages_of_openai_become_documents_that_name_their_place() -> None:
         ({"author": {"name": "Ada"}, "content": {"content_type": "text", "parts": ["a"]}}, "a"),
         ({"from": "Ada", "text": ["see ", {"type": "link", "text": "x.org"}, " now"]}, "see x.org now"),
         (HumanMessage("a"), "a"),
-        (AIMessage([{"type": "text", "text": "a"}, {"type": "tool_use", "id": "1", "name": "f", "input": {}}]), "a"),
+        (
+            AIMessage([{"type": "text", "text": "a"}, {"type": "tool_use", "id": "1", "name": "f", "input": {}}]),
+            "a\n\n[calls f]",
+        ),
     ],
 )
 def test_text_is_found_wherever_exports_keep_it(message: object, expected: str) -> None:
@@ -156,7 +159,56 @@ def test_other_texts_stay_texts(text: str) -> None:
     ],
 )
 def test_chat_exports_are_recognised(data: object) -> None:
-    assert [turn.text for turn in conversation(json.dumps(data), "chat.json")] == ["a", "b"]
+    found = conversation(json.dumps(data), "chat.json")
+    assert [turn.text for turn in found if turn.speaker != "(about)"] == ["a", "b"]
+
+
+CALL = {"name": "find", "arguments": '{"city": "Turin"}'}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"tool_calls": [{"id": "1", "function": CALL}]}, '[calls find: {"city": "Turin"}]'),
+        ({"function_call": {"name": "find", "arguments": ""}}, "[calls find]"),
+        (
+            {"content": [{"type": "tool_use", "name": "find", "input": {"city": "Zug"}}]},
+            '[calls find: {"city": "Zug"}]',
+        ),
+        ({"content": [{"type": "tool_result", "content": [{"type": "text", "text": "Two flats."}]}]}, "Two flats."),
+        ({"attachments": [{"file_name": "a.pdf", "extracted_content": "Two rooms."}]}, "[attached: a.pdf]\nTwo rooms."),
+        (
+            {"content": "Look.", "files": [{"name": "a.png"}, "b.png"]},
+            "Look.\n\n[attached: a.png]\n\n[attached: b.png]",
+        ),
+        ({"content": [{"type": "file", "file": {"filename": "a.pdf", "file_data": "J" * 9_999}}]}, "[attached: a.pdf]"),
+        ({"content": "", "blip_caption": "a photo of a garden"}, "[attached: a photo of a garden]"),
+    ],
+)
+def test_what_a_message_carries_beside_its_text_is_kept(more: dict[str, object], expected: str) -> None:
+    assert [turn.text for turn in turns([{"role": "assistant", "content": None} | more])] == [expected]
+
+
+def test_a_call_that_a_message_names_twice_is_written_once() -> None:
+    part = {"type": "tool_use", "id": "1", "name": "find", "input": {"city": "Turin"}}
+    message = AIMessage([part], tool_calls=[{"name": "find", "args": {"city": "Turin"}, "id": "1"}])
+    assert [turn.text for turn in turns([message])] == ['[calls find: {"city": "Turin"}]']
+
+
+def test_what_a_file_says_of_a_chat_is_a_turn_before_the_first() -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    about = {"title": "A flat in Turin", "create_time": 1_700_000_000, "tags": ["home"], "folder": None}
+    found = conversation(json.dumps(about | {"messages": messages}), "chat.json")
+    assert [turn.id for turn in found] == ["chat.json#0", "chat.json#1", "chat.json#2"]
+    assert found[0].text == 'title: A flat in Turin\ncreate_time: 2023-11-14 22:13\ntags: ["home"]'
+    assert len(list(runs(found))) == 1
+    two = "\n".join(json.dumps(record | {"messages": messages}) for record in (about, {}))
+    assert [turn.id for turn in conversation(two, "c")] == ["c[1]#0", "c[1]#1", "c[1]#2", "c[2]#1", "c[2]#2"]
+
+
+def test_half_a_character_is_replaced() -> None:
+    [turn] = turns([{"role": "user", "content": "half \ud83d of one", "name": "A\udc00"}])
+    assert (turn.text, turn.speaker) == ("half � of one", "A�")
 
 
 def test_lines_of_json_are_messages_or_whole_chats() -> None:

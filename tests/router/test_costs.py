@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longroute.router.core import Footprint, ModelProfile, Usage
+from longroute.router.core import Delegated, Footprint, ModelProfile, Usage
 from longroute.router.costs import (
     PromptCacheLedger,
     charge,
@@ -19,6 +19,7 @@ from longroute.router.costs import (
     no_gain,
     price,
 )
+from longroute.router.models import known_models, profile_of
 
 PRICED = ModelProfile(
     "priced",
@@ -42,13 +43,90 @@ UNPRICED = ModelProfile("unpriced", 128_000)
 def test_price_adds_uncached_cached_written_and_output_tokens() -> None:
     use = Usage(prompt_tokens=1_000_000, cached_tokens=500_000, completion_tokens=100_000)
     assert price(PRICED, use) == Decimal("2") + Decimal("0.2") + Decimal("2")
-    assert price(PRICED, use, written_tokens=200_000) == Decimal("1.2") + Decimal("1") + Decimal("0.2") + Decimal("2")
+    written = replace(use, written_tokens=200_000)
+    assert price(PRICED, written) == Decimal("1.2") + Decimal("1") + Decimal("0.2") + Decimal("2")
 
 
 def test_writing_costs_the_input_price_where_there_is_no_other() -> None:
     use = Usage(prompt_tokens=1_000)
     profile = replace(PRICED, cache_write_usd_per_mtok=None)
-    assert price(profile, use, written_tokens=1_000) == price(profile, use)
+    assert price(profile, replace(use, written_tokens=1_000)) == price(profile, use)
+
+
+LONG = replace(
+    PRICED,
+    long_prompt_tokens=200_000,
+    long_input_usd_per_mtok=Decimal(8),
+    long_cached_input_usd_per_mtok=Decimal("0.8"),
+    long_cache_write_usd_per_mtok=Decimal(10),
+    long_output_usd_per_mtok=Decimal(30),
+)
+
+
+def test_a_long_prompt_makes_the_whole_call_dearer() -> None:
+    assert price(LONG, Usage(200_000, 0, 1_000)) == price(PRICED, Usage(200_000, 0, 1_000))
+    use = Usage(500_000, 100_000, 1_000, written_tokens=300_000)
+    assert price(LONG, use) == Decimal("0.8") + Decimal("0.08") + Decimal("3") + Decimal("0.03")
+
+
+def test_published_prices_of_long_prompts_are_known() -> None:
+    profile = profile_of("gemini-2.5-pro")
+    assert price(profile, Usage(200_000, 0, 1_000)) == Decimal("0.26")
+    assert price(profile, Usage(300_000, 0, 1_000)) == Decimal("0.765")
+    dearer = [profile_of(name) for name in known_models() if profile_of(name).long_prompt_tokens]
+    assert len(dearer) > 5
+    for one in dearer:
+        assert (one.long_prompt_tokens or 0) < one.context_window
+        for name in ("input_usd_per_mtok", "cached_input_usd_per_mtok", "output_usd_per_mtok"):
+            short, long = getattr(one, name), getattr(one, f"long_{name}")
+            assert (short is None) == (long is None) and (short is None or short < long)
+
+
+def test_many_short_calls_are_no_long_prompt() -> None:
+    assert price(LONG, Footprint(500_000, 0, 16_000, calls=40)) == 2
+    assert price(LONG, Footprint(500_000, 0, 480_000, calls=2)) == 4
+
+
+def test_an_unknown_price_of_long_prompts_is_unknown_for_these_alone() -> None:
+    profile = replace(LONG, long_output_usd_per_mtok=None)
+    assert price(profile, Usage(200_001, 0, 1)) is None
+    assert price(profile, Usage(200_000, 0, 1)) is not None
+
+
+# ---- two models ------------------------------------------------------------------------------------------------------
+
+CHEAP = ModelProfile(
+    "cheap",
+    16_000,
+    input_usd_per_mtok=Decimal("0.4"),
+    output_usd_per_mtok=Decimal(2),
+    prefill_tokens_per_s=20_000,
+    decode_tokens_per_s=100,
+    overhead_s=0.1,
+)
+READ = Footprint(100_000, 1_000, 12_000, calls=10, sequential_calls=10)
+SHARED = Footprint(
+    102_000, 1_200, 2_000, calls=11, sequential_calls=11, preparation_s=0.5, delegated=Delegated(CHEAP, READ)
+)
+
+
+def test_what_another_model_does_costs_and_takes_what_it_takes_there() -> None:
+    assert price(PRICED, SHARED) == Decimal("0.04") + Decimal("0.002") + Decimal("0.008") + Decimal("0.004")
+    assert latency(PRICED, SHARED) == pytest.approx(0.5 + (1 + 5 + 10) + (0.5 + 0.2 + 4))
+
+
+def test_an_unknown_price_of_either_model_makes_the_cost_unknown() -> None:
+    unpriced = replace(SHARED, delegated=Delegated(UNPRICED, READ))
+    assert price(PRICED, unpriced) is None and latency(PRICED, unpriced) is None
+    assert price(UNPRICED, SHARED) is None
+
+
+def test_each_prompt_must_fit_the_window_of_its_own_model() -> None:
+    assert estimate("chain_of_agents", SHARED, PRICED, max_output_tokens=1_000).feasible
+    small = replace(SHARED, delegated=Delegated(replace(CHEAP, context_window=12_500), READ))
+    assert "cheap accepts 12,500" in estimate("chain_of_agents", small, PRICED, max_output_tokens=1_000).infeasible
+    wide = replace(SHARED, delegated=Delegated(CHEAP, replace(READ, largest_prompt_tokens=12_000)))
+    assert estimate("chain_of_agents", wide, replace(PRICED, context_window=4_000), max_output_tokens=1_000).feasible
 
 
 @pytest.mark.parametrize("missing", ["input_usd_per_mtok", "cached_input_usd_per_mtok", "output_usd_per_mtok"])

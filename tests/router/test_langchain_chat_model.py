@@ -47,6 +47,11 @@ def test_options_can_be_bound_and_stop_texts_given(model: LongrouteChatModel) ->
     assert (seeded | StrOutputParser()).invoke("Who?") == seeded.invoke("Who?").text
 
 
+def test_an_option_that_there_is_not_is_named(model: LongrouteChatModel) -> None:
+    with pytest.raises(ConfigError, match=r"'frequency_penalty'.*repetition_penalty"):
+        model.invoke("Who?", frequency_penalty=1.0)
+
+
 def test_callbacks_hear_every_piece(model: LongrouteChatModel) -> None:
     class Listening(BaseCallbackHandler):
         heard = ""

@@ -33,11 +33,6 @@ def test_the_answer_itself_is_not_repeated() -> None:
     assert "secret" not in block(Call((), "m"), Reply("secret")).plain
 
 
-def test_what_could_steer_a_terminal_is_replaced_and_spaces_stay_spaces() -> None:
-    reply = Reply("10\u00a0km\u3000東京\r\n\x1b[31mred\u202e")
-    assert block(worker(1), reply).plain.endswith("10 km 東京 \n�[31mred�")
-
-
 def test_failures_are_shown_and_markup_in_them_is_not_followed() -> None:
     console = Console(record=True, width=200, file=io.StringIO())
     WorkShown(lambda words: None, console)(worker(2), RateLimited("[bold]wait[/]"))

@@ -120,7 +120,8 @@ def test_usage_reason_and_model_are_taken_from_whole_replies_and_from_chunks() -
     first = AIMessageChunk(
         content="hel",
         usage_metadata={
-            "input_tokens": 9, "output_tokens": 0, "total_tokens": 9, "input_token_details": {"cache_read": 4}
+            "input_tokens": 9, "output_tokens": 0, "total_tokens": 9,
+            "input_token_details": {"cache_read": 4, "cache_creation": 3},
         },
     )  # fmt: skip
     last = AIMessageChunk(
@@ -128,9 +129,21 @@ def test_usage_reason_and_model_are_taken_from_whole_replies_and_from_chunks() -
         usage_metadata={"input_tokens": 0, "output_tokens": 2, "total_tokens": 2},
         response_metadata={"finish_reason": "length", "model_name": "some-model-01"},
     )
-    reply = Reply("hello", Usage(9, 4, 2), "length", "some-model-01")
+    reply = Reply("hello", Usage(9, 4, 2, written_tokens=3), "length", "some-model-01")
     assert generate(Recorder(chunks=[first, last])) == reply
     assert stream(Recorder(chunks=[first, last])) == ["hel", "lo", reply]
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        AIMessageChunk(content="", additional_kwargs={"refusal": "I would rather not."}),
+        AIMessageChunk(content=[{"type": "refusal", "refusal": "I would rather not."}]),
+    ],
+)
+def test_a_refusal_is_an_answer_that_does_not_answer(chunk: AIMessageChunk) -> None:
+    reply = generate(Recorder(chunks=[chunk]))
+    assert (reply.text, reply.answered) == ("I would rather not.", False)
 
 
 @pytest.mark.parametrize("key", ["finish_reason", "stop_reason", "done_reason"])

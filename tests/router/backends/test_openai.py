@@ -160,6 +160,21 @@ def test_a_refusal_is_an_answer_that_does_not_answer(server: FlakyServer) -> Non
     assert (reply.text, reply.answered) == ("I would rather not.", False)
 
 
+def test_a_refusal_in_a_part_of_the_content_is_one_too(server: FlakyServer) -> None:
+    server.then_send(completion([{"type": "refusal", "refusal": "I would rather not."}]))
+    reply = generate(server)
+    assert (reply.text, reply.answered) == ("I would rather not.", False)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"prompt_tokens_details": {"cache_write_tokens": 5}}, {"cache_creation_input_tokens": 5}],
+)
+def test_tokens_written_to_the_cache_are_told_apart(server: FlakyServer, told: dict[str, object]) -> None:
+    server.then_send(completion("hello", usage={"prompt_tokens": 9, "completion_tokens": 1, **told}))
+    assert generate(server).usage.written_tokens == 5
+
+
 def test_a_cut_off_answer_is_still_an_answer(server: FlakyServer) -> None:
     server.then_send(completion("hel", choice={"finish_reason": "length"}))
     reply = generate(server)

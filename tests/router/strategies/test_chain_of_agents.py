@@ -541,6 +541,29 @@ def test_the_footprint_is_within_three_percent_of_the_prompts(length: int, varia
     assert footprint.prompt_tokens == pytest.approx(actual, rel=0.03 if length > 2_000 else 0.1)
 
 
+def test_workers_of_another_model_are_estimated_at_its_prices() -> None:
+    cheap = replace(PROFILE, name="small", input_usd_per_mtok=Decimal("0.1"), output_usd_per_mtok=Decimal("0.1"))
+    models = {"m": PROFILE, "small": cheap}
+    chain = ChainOfAgents(
+        replace(SMALL, worker_model="small"),
+        profile_of=models.__getitem__,
+        counter_of=lambda profile: WORDS,
+        split=pieces,
+        price=price,
+    )
+    given = features(tokens=WORDS.count(TEXT))
+    shared, alone = chain.footprint(given, PROFILE), strategy(SMALL).footprint(given, PROFILE)
+    backend = Scripted(report)
+    run(chain.plan(request(), given), backend)
+    assert shared.delegated is not None
+    assert shared.delegated.profile.name == "small"
+    assert shared.delegated.footprint.calls == sum(call.model == "small" for call in backend.calls)
+    assert replace(shared, delegated=None, largest_prompt_tokens=alone.largest_prompt_tokens) == alone
+    read = shared.delegated.footprint.prompt_tokens + shared.delegated.footprint.completion_tokens
+    saved = (price(PROFILE, alone) or 0) - (price(PROFILE, shared) or 0)
+    assert saved == read * Decimal("0.9") / 1_000_000
+
+
 def test_what_the_plan_would_refuse_does_not_seem_to_fit() -> None:
     small = strategy(Agents()).footprint(features(tokens=100), replace(PROFILE, context_window=300))
     assert small.largest_prompt_tokens + 200 > 300

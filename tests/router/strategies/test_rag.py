@@ -2,8 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from longroute.router.core import Answer, Call, Document, Features, ModelProfile, Passage, Reply, Request
+import pytest
+
+from longroute.router.backends.scripted import Scripted
+from longroute.router.core import Answer, Call, Document, Features, ModelProfile, Passage, Reply, Request, Strategy
 from longroute.router.features import extract
+from longroute.router.prompts import REFUSAL
+from longroute.router.run import run
+from longroute.router.strategies.full import Full
 from longroute.router.strategies.rag import Rag
 from longroute.router.tokens import counter_for
 
@@ -41,6 +47,29 @@ def answered(text: str, *numbers: int) -> tuple[Call, Answer]:
         answer: Answer = finished.value
         return call, answer
     raise AssertionError("the plan goes on")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(" \n"),
+        Reply(REFUSAL),
+        Reply("Die Passagen enthalten keine Antwort auf diese Frage."),
+        Reply("On Fri", finish_reason="content_filter"),
+        Reply("I would rather not.", finish_reason="refusal"),
+        Reply("On Friday.", answered=False),
+    ],
+)
+@pytest.mark.parametrize("strategy", [Rag(Finds(2)), Full()])
+def test_what_is_no_answer_does_not_count_as_one(strategy: Strategy, reply: Reply) -> None:
+    request = Request("When was the lease signed?", TURNS, "m")
+    assert not run(strategy.plan(request, features_of(request)), Scripted([reply])).answered
+
+
+def test_an_answer_that_broke_off_counts_and_says_so() -> None:
+    request = Request("When was the lease signed?", TURNS, "m")
+    answer = run(Full().plan(request, features_of(request)), Scripted([Reply("On Fri", finish_reason="length")]))
+    assert answer.answered and answer.notes == ("the answer broke off at its longest: raise max_output_tokens",)
 
 
 def test_a_number_that_turns_share_cites_each_of_them() -> None:

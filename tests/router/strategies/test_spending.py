@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from decimal import Decimal
 
 from longroute.router.core import ModelProfile, Reply, Usage
@@ -29,6 +30,15 @@ def test_what_is_not_reported_costs_the_worst_and_a_refusal_nothing() -> None:
         if spending.take(worst):
             spending.settle(worst, PRICED, outcome)
         assert math.isclose(spending.prompt_tokens_left(PRICED, 0), left)
+
+
+def test_a_longer_prompt_that_costs_more_is_paid_for_at_its_own_price() -> None:
+    stepped = replace(
+        PRICED, long_prompt_tokens=200_000, long_input_usd_per_mtok=Decimal(2), long_output_usd_per_mtok=Decimal(4)
+    )
+    for limit, left in (("0.1", 98_000), ("0.3", 200_000), ("1", 498_000)):
+        assert math.isclose(Spending(Decimal(limit), price).prompt_tokens_left(stepped, 1_000), left)
+    assert price(stepped, Usage(498_000, 0, 1_000)) == 1
 
 
 def test_without_a_limit_everything_may_be_taken() -> None:
