@@ -6,12 +6,12 @@ Makes, where it is not there yet, an ordinary Hugging Face folder (build/small_m
 template and a tokenizer of its own, one token for each word of `key_values.py` and of the prompts. Nothing is
 downloaded. The task is `key_values.py`'s. What a model of this size can do is to look a name up, to copy the sentence,
 and to say in the words of the prompts that there is none; in the prompts of full context, retrieval, compression,
-copying and reading in turn (in the last two it does not learn to say that there is none). Then measures how often it
-does, by length of the text. Writes results/small_model.md.
+copying and reading in turn. Then measures how often it does, by length of the text. Writes results/small_model.md.
 
 It starts from the weights of `primed_llama.py`. Texts grow step by step; several questions are asked of each text, one
-after the other; at first some texts are repeated instead. Rotary angles with a long base let it find words at distances
-that it was not trained on.
+after the other; at first some texts are repeated instead. Whether there is an answer decides a reply's first word in
+some prompts, so that word weighs more, and its distance from the question grows, too (`bare`). At the end texts of all
+lengths come in turn. Rotary angles with a long base let it find words at distances that it was not trained on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import string
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ from longroute.router.prompts import (
 from longroute.router.runner.model import LanguageModel
 from longroute.router.runner.tokenizer import Tokenizer
 
-from .key_values import Fact, Page, invented_page, words
+from .key_values import Fact, Page, invented_facts, invented_page, words
 from .machine import measured_on
 from .primed_llama import Shape, primed_llama
 
@@ -64,15 +64,16 @@ LENGTHS = {250: 16, 1000: 16, 2000: 12, 4000: 12, 8000: 8}  # tokens of text →
 _TRAINING = "training.json"  # written last
 _SHORT = 1000  # tokens; longer texts are tried in the prompt of full context only
 _SPACE = "\u2581"  # what stands for a space inside a token
-_MISSING = 8  # people of each text that are asked for and not there
+_MISSING = _ASKED_ABOUT = 8  # people of each text: that may be asked for and are not there; that are asked for at most
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
     """How hard the texts of a stage are. Counts of sentences are the most; each text draws its own, at least half.
 
-    wrapped: share of texts in longroute's prompts. refused: share of questions whose answer is not there. echoed: share
-    of texts that are repeated instead of asked about. steps: most that are spent here.
+    wrapped: share of texts in longroute's prompts, the others are bare. refused: share of questions whose answer is not
+    there. echoed: share of texts that are repeated instead of asked about. behind: most words between a bare question
+    and its reply. steps: most that are spent here.
     """
 
     facts: int
@@ -80,17 +81,25 @@ class Level:
     wrapped: float
     refused: float
     echoed: float
+    behind: int
     steps: int
 
 
 # Long texts have the fewest questions for their tokens, so most is learned on short ones.
-LEVELS = (
-    Level(8, 6, wrapped=0.0, refused=0.1, echoed=0.3, steps=60),
-    Level(12, 15, wrapped=0.3, refused=0.2, echoed=0.2, steps=80),
-    Level(20, 30, wrapped=0.8, refused=0.3, echoed=0.0, steps=240),
-    Level(24, 60, wrapped=1.0, refused=0.3, echoed=0.0, steps=120),
-    Level(30, 120, wrapped=1.0, refused=0.3, echoed=0.0, steps=60),
-    Level(40, 240, wrapped=1.0, refused=0.3, echoed=0.0, steps=90),
+GROWING = (
+    Level(8, 6, wrapped=0.0, refused=0.4, echoed=0.2, behind=2, steps=100),
+    Level(8, 6, wrapped=0.3, refused=0.4, echoed=0.0, behind=120, steps=150),
+    Level(16, 24, wrapped=0.8, refused=0.4, echoed=0.0, behind=120, steps=160),
+    Level(24, 60, wrapped=1.0, refused=0.3, echoed=0.0, behind=120, steps=120),
+    Level(30, 120, wrapped=1.0, refused=0.3, echoed=0.0, behind=120, steps=60),
+    Level(40, 240, wrapped=1.0, refused=0.3, echoed=0.0, behind=120, steps=90),
+)
+# A step has room for one long text only. After a round that ends with those, what is hard in short ones is lost again.
+MIXED = (
+    Level(8, 6, wrapped=0.6, refused=0.4, echoed=0.0, behind=120, steps=84),
+    Level(16, 24, wrapped=0.9, refused=0.4, echoed=0.0, behind=120, steps=117),
+    Level(24, 60, wrapped=1.0, refused=0.4, echoed=0.0, behind=120, steps=84),
+    Level(40, 200, wrapped=1.0, refused=0.4, echoed=0.0, behind=120, steps=50),
 )
 
 
@@ -138,10 +147,6 @@ def _prompt_words() -> list[str]:
 Prompt = Callable[[Page, str, str, random.Random], tuple[Message, ...]]  # of a page, its name, a question and chance
 
 
-def _bare(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
-    return (Message("user", f"{page.text}\n\nQuestion: {question}"),)
-
-
 def _full(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
     cut = rng.randrange(len(page.sentences)) if rng.random() < 0.3 else 0
     texts = [" ".join(part) for part in (page.sentences[:cut], page.sentences[cut:]) if part]
@@ -168,7 +173,13 @@ def _evidence(page: Page, name: str, question: str, rng: random.Random) -> tuple
 def _worker(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
     n = rng.randint(2, 9)
     part = part_text([Passage(name, 0, 0, page.text)], [Document(page.text, name)], f"Part {rng.randint(1, n)} of {n}.")
-    return worker_messages(part, question, "", may_finish=rng.random() < 0.5)
+    notes = f'[1] "{_noted(page, question, rng).sentence}"' if rng.random() < 0.2 else ""
+    return worker_messages(part, question, notes, may_finish=rng.random() < 0.5)
+
+
+def _noted(page: Page, question: str, rng: random.Random) -> Fact:
+    """What another part held: the answer, where this one does not have it."""
+    return next((fact for fact in page.missing if fact.question == question), invented_facts(rng, 1)[0])
 
 
 def _manager(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
@@ -195,7 +206,6 @@ class Form:
     missing: str = REFUSAL
 
 
-BARE = Form(_bare)
 FORMS = {
     "full": Form(_full),
     "compressed": Form(_compressed),
@@ -205,6 +215,23 @@ FORMS = {
     "worker": Form(_worker, 'EVIDENCE: "{}"', "NOTHING"),
     "manager": Form(_manager),
 }
+BARE = ("full", "copy", "worker")  # forms whose questions are also put without the rest: one for each way to say no
+_TEXTS_OF = (*FORMS, "copy", "worker")
+
+
+def bare(form: Form, behind: int) -> Form:
+    """A form without task and fences, and with the last of the words only that stand behind its question.
+
+    Whether there is an answer is known at the question and has to be said at the beginning of the reply. A model that
+    only ever sees the two far apart does not find out that they belong together.
+    """
+
+    def prompt(page: Page, name: str, question: str, rng: random.Random) -> tuple[Message, ...]:
+        words = form.prompt(page, name, question, rng)[-1].content.rpartition(question)[2].split()
+        kept = " ".join(words[-round(behind ** rng.random()) :])
+        return (Message("user", f"{page.text}{_ASKED}{question}\n\n{kept}".rstrip()),)
+
+    return replace(form, prompt=prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +255,9 @@ class Lessons:
         page = invented_page(rng, facts, fillers, _MISSING)
         if rng.random() < level.echoed:
             return self._echo(page)
-        form = rng.choice(list(FORMS.values())) if rng.random() < level.wrapped else BARE
-        return self._asked(page, form, level)
+        if rng.random() < level.wrapped:
+            return self._asked(page, FORMS[rng.choice(_TEXTS_OF)], level)
+        return self._asked(page, bare(FORMS[rng.choice(BARE)], level.behind), level)
 
     def ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -243,8 +271,8 @@ class Lessons:
     def _asked(self, page: Page, form: Form, level: Level) -> Row:
         """A prompt and its reply, then more questions on the same text, each put as the prompt puts its question."""
         rng = self._rng
-        asked = rng.sample(page.facts, min(8, len(page.facts)))
-        asked = [rng.choice(page.missing) if rng.random() < level.refused else fact for fact in asked]
+        pairs = zip(rng.sample(page.facts, min(_ASKED_ABOUT, len(page.facts))), page.missing, strict=False)
+        asked = [other if rng.random() < level.refused else fact for fact, other in pairs]
         name, seed = f"document-{rng.randint(1, 9)}", rng.random()
         ids: list[int] = []
         replies = []
@@ -254,7 +282,7 @@ class Lessons:
             if ids:
                 turn = f"{USER}Question: {messages[-1].content.rpartition(_ASKED)[2]}{END}"
             else:
-                shown = messages[-1].content
+                shown = messages[-1].content.rpartition(_ASKED)[0]
                 turn = START + "".join(f"<|{message.role}|>{message.content}{END}" for message in messages)
             reply = form.found.format(fact.sentence) if fact.sentence in shown else form.missing
             before, new = self.ids(turn + ASSISTANT), self.ids(reply + END)
@@ -270,13 +298,26 @@ _ASKED = "\n\nQuestion: "
 
 _STEP_TOKENS = 4000
 _WARM_UP = 20  # steps
+_FIRST = 5.0  # weight of a reply's first token, which for some forms is where it is said whether there is an answer
 _RATES = (0.02, 0.003)  # of Muon for the matrices, of AdamW for the rest
+_MIXED_RATE = 0.7  # of those at the beginning of the last round
 _ENOUGH, _LEAST = 0.985, 0.5  # share of the tokens of replies that are right: to go on early, and at the end
 _OFTEN = 0.8  # share of texts of the level that was reached; the others are easier
 
 
-def trained(own: Any, *, seed: int = 0, levels: Sequence[Level] = LEVELS, shape: Shape | None = None) -> Any:
-    """A transformers model. Prints a line every 25 steps; raises RouterError where it did not learn."""
+def trained(
+    own: Any,
+    *,
+    seed: int = 0,
+    growing: Sequence[Level] = GROWING,
+    mixed: Sequence[Level] = MIXED,
+    shape: Shape | None = None,
+) -> Any:
+    """A transformers model. Prints a line every 25 steps; raises RouterError where it did not learn.
+
+    Two rounds, at the end of each of which the rate falls to nothing: texts that grow, then texts of all lengths in
+    random order.
+    """
     torch.manual_seed(seed)
     model = primed_llama(
         shape or Shape(),
@@ -286,10 +327,18 @@ def trained(own: Any, *, seed: int = 0, levels: Sequence[Level] = LEVELS, shape:
         eos_token_id=own.eos_token_id,
         pad_token_id=own.pad_token_id,
     )
-    rng = random.Random(seed)
-    lessons = Lessons(own, rng)
+    lessons = Lessons(own, random.Random(seed))
+    _grow(model, lessons, growing, random.Random(f"growing {seed}"))
+    right = _mix(model, lessons, mixed, random.Random(f"mixed {seed}"))
+    if right < _LEAST:
+        raise RouterError(f"After training the model finds only {right:.0%} of the answers; try another seed.")
+    return model.eval()
+
+
+def _grow(model: Any, lessons: Lessons, levels: Sequence[Level], rng: random.Random) -> None:
+    """Level by level, on to the next early where nearly everything is right."""
     optimizers = _optimizers(model)
-    started, steps, right = time.process_time(), 0, 0.0
+    steps = 0
     for at, top in enumerate(levels):
         is_last, right = at == len(levels) - 1, 0.0
         for step in range(top.steps):
@@ -299,14 +348,29 @@ def trained(own: Any, *, seed: int = 0, levels: Sequence[Level] = LEVELS, shape:
             loss, share = _learn(model, optimizers, list(_rows(lessons, level)), rate)
             if share is not None and level is top:
                 right = 0.9 * right + 0.1 * share
-            if steps % 25 == 0:
-                done = f"step {steps} level {at} loss {loss:.3f} right {right:.3f}"
-                print(f"{done} {time.process_time() - started:.0f} s of processor", flush=True)
+            _say(steps, f"level {at} loss {loss:.3f} right {right:.3f}")
             if right > _ENOUGH and not is_last:
                 break
-    if right < _LEAST:
-        raise RouterError(f"After {steps} steps the model finds only {right:.0%} of the answers; try another seed.")
-    return model.eval()
+
+
+def _mix(model: Any, lessons: Lessons, levels: Sequence[Level], rng: random.Random) -> float:
+    """All levels in random order, each for its steps. The share of the tokens of replies that are right at the end."""
+    optimizers = _optimizers(model)
+    order = [level for level in levels for _ in range(level.steps)]
+    rng.shuffle(order)
+    right = 0.0
+    for step, level in enumerate(order):
+        rate = _MIXED_RATE * min((step + 1) / _WARM_UP, 1 - step / len(order))
+        loss, share = _learn(model, optimizers, list(_rows(lessons, level)), rate)
+        if share is not None:
+            right = 0.9 * right + 0.1 * share
+        _say(step + 1, f"mixed loss {loss:.3f} right {right:.3f}")
+    return right
+
+
+def _say(step: int, what: str) -> None:
+    if step % 25 == 0:
+        print(f"step {step} {what}, {time.process_time():.0f} s of processor", flush=True)
 
 
 def _optimizers(model: Any) -> list[torch.optim.Optimizer]:
@@ -340,7 +404,11 @@ def _learn(
     with torch.autocast("cpu", torch.bfloat16):
         hidden: Tensor = model.model(input_ids=ids, use_cache=False).last_hidden_state
         logits: Tensor = model.lm_head(hidden[where[0], where[1] - 1]).float()
-    loss = torch.nn.functional.cross_entropy(logits, wanted)
+    weights = torch.cat(
+        [torch.tensor([1.0 if rows[n].is_echo else _FIRST] + [1.0] * (len(s) - 1)) for n, s in stretches]
+    )
+    losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
+    loss = (losses * weights).sum() / weights.sum()
     for optimizer, usual in zip(optimizers, _RATES, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = usual * rate
@@ -395,7 +463,7 @@ def accuracy(
         page = page_of(rng, n_tokens)
         fact = rng.choice(page.missing if missing else page.facts)
         messages = form.prompt(page, "document-1", fact.question, rng)
-        there = fact.sentence in messages[-1].content
+        there = fact.sentence in messages[-1].content.rpartition(_ASKED)[0]
         right += reply(model, tokenizer, messages) == (form.found.format(fact.sentence) if there else form.missing)
     return right / questions
 
@@ -439,7 +507,7 @@ def main() -> None:
 
 
 def _longest_training() -> int:
-    page = invented_page(random.Random(0), LEVELS[-1].facts, LEVELS[-1].fillers)
+    page = invented_page(random.Random(0), GROWING[-1].facts, GROWING[-1].fillers)
     return len(Lessons(tokenizer(), random.Random(0)).ids(page.text))
 
 

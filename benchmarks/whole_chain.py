@@ -183,6 +183,8 @@ def calibrate(made: Chain, rows: Sequence[Row]) -> tuple[list[Json], Json, Json]
     from longroute.policies.learned import shipped
 
     questions, outcomes = made.work / "questions.jsonl", made.work / "outcomes.jsonl"
+    for old in made.work.glob(f"{outcomes.name}*"):  # a run would go on with them, though the model may be another now
+        old.unlink()
     questions.write_text("".join(json.dumps(row.line()) + "\n" for row in rows))
     wanted = [word for name in STRATEGIES for word in ("--strategy", name)]
     longroute(made, "calibrate", "run", str(questions), "--out", str(outcomes), "--concurrency", "2", *wanted)
@@ -378,7 +380,8 @@ prompt in the runner's prefix cache. Tokens count every prompt whole, the drafte
 ## How drafts are judged
 
 Strategy `speculative` at temperature 0, drafts from 200 tokens: `exact` says what `full` would; `rapid` leans towards a
-draft, and where this model's drafter refuses, so does the answer.
+draft, which helps where passages hold the answer, as they do for nearly all of these questions, and ruins it where they
+do not ([rapid_quality.md](rapid_quality.md)).
 
 {modes}
 
@@ -414,8 +417,11 @@ def _interval(pair: Sequence[float] | None) -> str:
 
 
 def doors_tried(made: Chain, rows: Sequence[Row]) -> str:
-    """One question about a text of middling length through the proxy and through `ask`, by strategy `speculative`."""
-    row = next(row for row in rows if row.kind == "plain" and row.page.split("-")[1] == str(LENGTHS[1]))
+    """One question through the proxy and through `ask`, by strategy `speculative`.
+
+    Of a text long enough for drafts: a drafter as large as the target drafts from an eighth of its prompt at most.
+    """
+    row = next(row for row in rows if row.kind == "plain" and row.page.split("-")[1] == str(LENGTHS[2]))
     lines = [f"`{row.question}` (right: `{row.answer}`)", ""]
     for strategy in ("full", "speculative"):
         named, text, usage = ask_proxy(made, row, strategy)

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,10 +20,12 @@ from longroute.benchmarks.small_model import (
     BARE,
     END,
     FORMS,
-    LEVELS,
+    GROWING,
+    MIXED,
     Form,
     Lessons,
     Level,
+    bare,
     page_of,
     reply,
     tokenizer,
@@ -34,6 +37,8 @@ from longroute.router.prompts import NO_EVIDENCE, REFUSAL
 from longroute.router.runner.model import LanguageModel
 from longroute.router.runner.tokenizer import Tokenizer
 from longroute.router.strategies.reports import parse
+
+torch.set_num_threads(1)  # for matrices of this size more of them only wait for each other
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +64,11 @@ def test_a_saved_tokenizer_writes_the_same_prompt(own: Any, tmp_path: Path) -> N
     assert own.decode(ids) == "<s><|system|>Be concise.<|end|><|user|>a<|end|><|assistant|>"
 
 
-@pytest.mark.parametrize("form", [BARE, *FORMS.values()])
+@pytest.mark.parametrize("form", [*FORMS.values(), *(bare(FORMS[name], behind=8) for name in BARE)])
 def test_what_is_to_be_predicted_is_the_reply(own: Any, form: Form) -> None:
     lessons = Lessons(own, random.Random(2))
     page = invented_page(random.Random(2), 6, 8, 4)
-    row = lessons._asked(page, form, Level(6, 8, wrapped=1, refused=0.5, echoed=0, steps=1))
+    row = lessons._asked(page, form, Level(6, 8, wrapped=1, refused=0.5, echoed=0, behind=1, steps=1))
     replies = [own.decode(row.ids[stretch.start : stretch.stop]) for stretch in row.predicted]
     found = [form.found.format(fact.sentence) + END for fact in page.facts]
     assert all(text in [*found, form.missing + END] for text in replies)
@@ -71,8 +76,31 @@ def test_what_is_to_be_predicted_is_the_reply(own: Any, form: Form) -> None:
     assert any(text in found for text in replies)
 
 
+@pytest.mark.parametrize("name", BARE)
+@given(seed=st.integers(0, 1000), behind=st.integers(1, 120))
+def test_a_bare_question_stands_near_its_reply_and_ends_like_the_real_prompt(name: str, seed: int, behind: int) -> None:
+    page = invented_page(random.Random(0), 3, 2)
+    asked = page.facts[0].question
+    (real, bared) = (
+        form.prompt(page, "a", asked, random.Random(seed))[-1].content.rpartition(asked)[2].split()
+        for form in (FORMS[name], bare(FORMS[name], behind))
+    )
+    assert bared == (real[-len(bared) :] if bared else [])
+    assert min(1, len(real)) <= len(bared) <= behind
+
+
+def test_what_other_parts_held_is_no_reason_for_a_worker_to_report_it(own: Any) -> None:
+    """Notes hold the answer where the part does not; the reply goes by the part."""
+    page = invented_page(random.Random(1), 8, 2, 8)
+    level = Level(8, 2, wrapped=1, refused=1, echoed=0, behind=1, steps=1)
+    rows = [Lessons(own, random.Random(seed))._asked(page, FORMS["worker"], level) for seed in range(12)]
+    assert any(fact.sentence in own.decode(row.ids) for row in rows for fact in page.missing)
+    replies = {own.decode(row.ids[stretch.start : stretch.stop]) for row in rows for stretch in row.predicted}
+    assert replies == {"NOTHING" + END}
+
+
 def test_an_echo_repeats_sentences(own: Any) -> None:
-    row = Lessons(own, random.Random(0)).row(Level(4, 4, wrapped=0, refused=0, echoed=1, steps=1))
+    row = Lessons(own, random.Random(0)).row(Level(4, 4, wrapped=0, refused=0, echoed=1, behind=1, steps=1))
     (stretch,) = row.predicted
     text = own.decode(row.ids)
     again = own.decode(row.ids[stretch.start :])
@@ -96,7 +124,7 @@ def test_training_runs_and_the_folder_loads(own: Any, tmp_path: Path, monkeypatc
     """A few steps of the real training; how good they make the model is for the benchmark to say."""
     monkeypatch.setattr(small_model, "_STEP_TOKENS", 300)
     monkeypatch.setattr(small_model, "_LEAST", 0.0)
-    made = trained(own, levels=[replace(level, steps=2) for level in LEVELS[:2]])
+    made = trained(own, growing=[replace(level, steps=2) for level in GROWING[:2]], mixed=[replace(MIXED[0], steps=2)])
     own.save_pretrained(tmp_path)
     made.save_pretrained(tmp_path)
     model, read = LanguageModel.load(tmp_path, device="cpu"), Tokenizer.load(tmp_path)
@@ -107,4 +135,4 @@ def test_training_runs_and_the_folder_loads(own: Any, tmp_path: Path, monkeypatc
 def test_a_model_that_does_not_learn_is_an_error(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_model, "_STEP_TOKENS", 300)
     with pytest.raises(RouterError, match="try another seed"):
-        trained(own, levels=[replace(LEVELS[0], steps=1)])
+        trained(own, growing=[replace(GROWING[0], steps=1)], mixed=[replace(MIXED[0], steps=1)])
