@@ -60,9 +60,10 @@ class DraftLength:
     longest: longest draft. least_gain: predicted speed-up below which plain decoding is used.
     may_lose: the share of decoding time that speculation may cost, compared with plain steps, before it must pause,
         whatever it promises.
+    rows: answers that share passes and each report them; pauses and losses are counted by pass.
     """
 
-    def __init__(self, longest: int = 16, least_gain: float = 1.05, may_lose: float = 0.02) -> None:
+    def __init__(self, longest: int = 16, least_gain: float = 1.05, may_lose: float = 0.02, rows: int = 1) -> None:
         self.longest = longest
         self.least_gain = least_gain
         self.may_lose = may_lose
@@ -71,7 +72,9 @@ class DraftLength:
         self._draft_s: float | None = None  # one draft step
         self._catch_up_s: float | None = None  # reading what plain steps emitted, when last it was needed
         self._verify_growth: float | None = None  # g of the speed model
-        self._plain_steps = self._rounds = self._rounds_since_plain = self._plain_since_round = 0
+        self._share = 1 / rows  # of a pass, in each report
+        self._plain_steps = self._rounds = 0
+        self._rounds_since_plain = self._plain_since_round = 0.0  # passes
         self._pause = _SHORTEST_PAUSE
         self._spent_s = self._lost_s = 0.0  # a gain is a negative loss
 
@@ -107,9 +110,9 @@ class DraftLength:
         else:
             self._plain_s = _running(self._plain_s, seconds, self._plain_steps)
         self._plain_steps += 1
-        self._plain_since_round += 1
+        self._plain_since_round += self._share
         self._rounds_since_plain = 0
-        self._spent_s += seconds
+        self._spent_s += seconds * self._share
 
     def saw_round(self, done: Round) -> None:
         """A round of speculation was done. Times are compared with plain steps, so one must have been seen before."""
@@ -121,13 +124,13 @@ class DraftLength:
         self._verify_growth = _running(self._verify_growth, growth, self._rounds)
         self._catch_up_s = done.catch_up_s or self._catch_up_s
         seconds = done.draft_s + done.verify_s + done.catch_up_s
-        self._spent_s += seconds
-        self._lost_s += seconds - done.emitted * self._plain_s
+        self._spent_s += seconds * self._share
+        self._lost_s += (seconds - done.emitted * self._plain_s) * self._share
         if self._plain_since_round >= _SHORTEST_PAUSE:  # this was a trial after a pause
             pays = self.best()[1] >= self.least_gain
             self._pause = _SHORTEST_PAUSE if pays else min(2 * self._pause, _LONGEST_PAUSE)
         self._plain_since_round = 0
-        self._rounds_since_plain += 1
+        self._rounds_since_plain += self._share
         self._rounds += 1
 
     def _wanted(self) -> int:

@@ -344,7 +344,7 @@ class Engine:
         key = draft.speculation or Speculation(), lengths
         if key not in self._draft_lengths and len(self._draft_lengths) >= _MOST_DRAFT_LENGTHS:
             self._draft_lengths.clear()
-        return self._draft_lengths.setdefault(key, DraftLength())
+        return self._draft_lengths.setdefault(key, DraftLength(rows=rows))
 
     def _stop_ids(self, job: Job) -> frozenset[int]:
         return self.model.eos_ids if job.generation.stop_ids is None else job.generation.stop_ids

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_JUDGED = 17  # tokens of an answer that are judged at once: the longest draft that times call for, and one more
 _UNKNOWN = 4 << 30  # what a system that does not tell its memory is trusted with
 
 
@@ -40,11 +41,19 @@ class MemoryGuard:
         if job.generation.draft is not None:
             draft_tokens = len(job.generation.draft.prompt_ids) + job.max_tokens
             job.reserved_bytes += self._draft_model.cache_bytes(draft_tokens, self._chunk_tokens)
-        return job.reserved_bytes + self._model.work_bytes(min(self._chunk_tokens, len(job.prompt)), job.total_tokens)
+        work = self._model.work_bytes(min(self._chunk_tokens, len(job.prompt)), job.total_tokens)
+        return job.reserved_bytes + self._judging_bytes(job) + work
 
     def free_bytes(self, running: Iterable[Job]) -> int:
         """What is available and not already granted to a running request."""
-        return self.available() - sum(max(0, job.reserved_bytes - self.held_bytes(job)) for job in running)
+        granted = sum(max(0, job.reserved_bytes - self.held_bytes(job)) + self._judging_bytes(job) for job in running)
+        return self.available() - granted
+
+    def _judging_bytes(self, job: Job) -> int:
+        """What a draft takes until it is judged, which all answers of a shared pass hold at once: 2.5 times the float32
+        logits of its tokens, as measured, for a large vocabulary 20 MiB and more.
+        """
+        return 0 if job.generation.draft is None else 3 * 4 * self._model.vocab_size * _JUDGED
 
     def refusal(self, job: Job) -> ContextTooLong:
         """For a request that does not fit even alone."""

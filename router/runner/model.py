@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,26 +128,37 @@ class LanguageModel:
         kept = {"logits_to_keep": wanted} if "logits_to_keep" in self._accepts else {}
         with torch.inference_mode():
             out: Tensor = self._model(input_ids=tokens, past_key_values=cache, use_cache=True, **kept).logits
-            cache.n_tokens += tokens.shape[1]
-            return (out if wanted == 0 else out[:, -wanted:]).float()
+            found = (out if wanted == 0 else out[:, -wanted:]).float()
+            cache.n_tokens += tokens.shape[1]  # only now: where memory runs out above, `undo` takes the tokens back
+            return found
 
-    def forward_rows(self, rows: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> Tensor:
+    def forward_rows(
+        self, rows: Sequence[Sequence[int]], caches: Sequence[KVCache], wanted: Sequence[int] | None = None
+    ) -> Tensor:
         """Append each row's tokens to its own cache, which may be of any length.
 
-        Returns float32 logits, shape (tokens of all rows together, V), row after row. Only where `batches_rows` is
-        true. After an exception, every cache must be cut back to what it was.
+        wanted: how many of its last tokens each row wants logits behind; None for all of them.
+        Returns float32 logits, shape (tokens wanted by all rows together, V), row after row. Only where `batches_rows`
+        is true. After an exception, every cache must be cut back to what it was.
         """
-        places = [range(cache.n_tokens, cache.n_tokens + len(row)) for row, cache in zip(rows, caches, strict=True)]
+        lengths = [len(row) for row in rows]
+        places = [range(cache.n_tokens, cache.n_tokens + new) for cache, new in zip(caches, lengths, strict=True)]
+        ends = accumulate(lengths)
+        shown = [i for end, n in zip(ends, wanted or lengths, strict=True) for i in range(end - n, end)]
+        some = len(shown) < sum(lengths)
+        kept = {"logits_to_keep": self.tokens(shown)[0]} if some and "logits_to_keep" in self._accepts else {}
         with torch.inference_mode():
             out: Tensor = self._model(
                 input_ids=self.tokens([token for row in rows for token in row]),
-                past_key_values=RowsCache(caches, [len(row) for row in rows]),
+                past_key_values=RowsCache(caches, lengths),
                 position_ids=self.tokens([place for row in places for place in row]),
                 use_cache=True,
-            ).logits
-            for row, cache in zip(rows, caches, strict=True):
-                cache.n_tokens += len(row)
-            return out[0].float()
+                **kept,
+            ).logits[0]
+            found = (out[shown] if some and not kept else out).float()
+            for cache, new in zip(caches, lengths, strict=True):
+                cache.n_tokens += new
+            return found
 
     def crop(self, cache: KVCache, n_tokens: int) -> None:
         """Cut the cache to its first n_tokens tokens (the number that stays). Raises ConfigError where it cannot.
@@ -183,8 +195,9 @@ class LanguageModel:
         """Try `forward_rows` on rows of different lengths and compare with `forward`."""
         if self.attention != "sdpa" or "position_ids" not in self._accepts or not self.can_roll_back:
             return False
-        if _rotates_by_length(self._model.config.get_text_config(decoder=True)):
-            return False
+        text_config = self._model.config.get_text_config(decoder=True)
+        if _rotates_by_length(text_config) or getattr(text_config, "attention_chunk_size", None):
+            return False  # rows know sliding windows, not those that start anew every so many tokens (Llama 4)
         prompts = [[i % self.vocab_size for i in range(n)] for n in (3, 5)]
         rows = [[7 % self.vocab_size], [11 % self.vocab_size, 2 % self.vocab_size]]
         slow, fast = [self.new_cache() for _ in prompts], [self.new_cache() for _ in prompts]
@@ -235,7 +248,9 @@ def _attend_behind(
         return _fused(query, keys, values, None, options)
     if window is None and _knows_causal(query.device, query.dtype):
         return _fused(query, keys, values, causal_lower_right(new, all_keys), options)
-    if window is None and _LITTLE < new < all_keys and query.device.type == "cpu" and _joins(query.dtype):
+    on_cpu = query.device.type == "cpu"
+    same_sizes = query.shape[3] == values.shape[3]  # DeepSeek's values are smaller, which that kernel refuses
+    if on_cpu and window is None and _LITTLE < new < all_keys and same_sizes and _joins(query.dtype):
         return _joined(query, keys, values, options.get("scaling"))
     blocks = []
     for start in range(0, new, _BLOCK):
@@ -243,7 +258,7 @@ def _attend_behind(
         seen = all_keys - new + start + block.shape[2]  # no token of the block looks further
         looked_at = keys[:, :, :seen], values[:, :, :seen]
         mask = _visible(block.shape[2], seen, window, query.device)
-        if query.device.type == "cpu":  # the CPU's kernel takes a mask and grouped heads together, without copies
+        if on_cpu:  # the CPU's kernel takes a mask and grouped heads together, without copies
             blocks.append(_fused(block, *looked_at, mask, options))
         else:
             blocks.append(sdpa_attention_forward(module, block, *looked_at, mask, **options)[0])
@@ -304,9 +319,13 @@ def _knows_causal(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _mask(*, dtype: torch.dtype, device: Any, **options: Any) -> Tensor | None:
-    """The mask for `_attend`: none where the shape is causal, which it sees to itself, else what sdpa takes."""
+    """The mask for `_attend`: none where the shape is causal, which it sees to itself, else what sdpa takes.
+
+    A model that adds to its masks wants one in any case and says so (Doge).
+    """
     plain = options.get("attention_mask") is None and options.get("local_size") is None
-    if plain and options.get("mask_function") is causal_mask_function:
+    can_go = options.get("allow_is_causal_skip", True)
+    if plain and can_go and options.get("mask_function") is causal_mask_function:
         return None
     return sdpa_mask(dtype=dtype, device=device, **options)
 

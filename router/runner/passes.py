@@ -38,7 +38,9 @@ class DecodingModel(Protocol):
 
     def forward(self, tokens: Tensor, cache: Any, *, logits: Any = "last") -> Tensor: ...
 
-    def forward_rows(self, rows: Sequence[Sequence[int]], caches: Sequence[Any]) -> Tensor: ...
+    def forward_rows(
+        self, rows: Sequence[Sequence[int]], caches: Sequence[Any], wanted: Sequence[int] | None = None
+    ) -> Tensor: ...
 
     def crop(self, cache: Any, n_tokens: int) -> None: ...
 
@@ -118,12 +120,13 @@ def _shared(several: Sequence[Pass], clock: Clock, failed: Callable[[bool], None
     if len(several) > 1 and max(len(one.ids) for one in several) <= _MOST_SHARED:
         began = clock()
         try:
-            logits = several[0].model.forward_rows([one.ids for one in several], [one.cache for one in several])
+            logits = several[0].model.forward_rows(
+                [one.ids for one in several], [one.cache for one in several], [one.wanted for one in several]
+            )
         except Exception as error:  # one row may be to blame; alone, the others will do
             short_of_memory = is_out_of_memory(error)
         else:
-            parts = torch.split(logits, [len(one.ids) for one in several])
-            return [Passed(part[-one.wanted :], began) for part, one in zip(parts, several, strict=True)]
+            return [Passed(part, began) for part in torch.split(logits, [one.wanted for one in several])]
         for one, n_tokens in zip(several, held, strict=True):
             one.model.crop(one.cache, n_tokens)
         failed(short_of_memory)  # outside of the handler: an exception keeps the tensors of its frames alive

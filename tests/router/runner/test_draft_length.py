@@ -154,3 +154,17 @@ def test_one_token_left_needs_no_draft() -> None:
     decoded(length, 100, acceptance=1.0, draft_s=0.1)
     assert length.choose(1) == 0
     assert length.choose(2) <= 1
+
+
+def test_pauses_are_counted_in_passes_however_many_share_them() -> None:
+    length, plain = DraftLength(rows=16), 0
+    for _ in range(400):
+        choices = [length.choose(10**6) for _ in range(16)]
+        assert len(set(choices)) == 1
+        plain += choices[0] == 0
+        for drafted in choices:
+            if drafted:
+                length.saw_round(Round(drafted, drafted, False, drafted + 1, 0.1 * drafted, 1.0))
+            else:
+                length.saw_plain_step(1.0)
+    assert plain < 400 / 24

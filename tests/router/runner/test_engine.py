@@ -229,9 +229,9 @@ def test_requests_with_drafts_share_passes_and_get_what_they_would_alone(
     shared: list[int] = []
     forward_rows = model.forward_rows
 
-    def counting(rows: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> torch.Tensor:
+    def counting(rows: Sequence[Sequence[int]], caches: Sequence[KVCache], wanted: Sequence[int]) -> torch.Tensor:
         shared.append(len(rows))
-        return forward_rows(rows, caches)
+        return forward_rows(rows, caches, wanted)
 
     monkeypatch.setattr(model, "forward_rows", counting)
     asked = [
@@ -445,6 +445,24 @@ def test_a_request_waits_for_memory_that_another_will_give_back() -> None:
         if not more:
             break
     assert most == 1
+    assert [handle.result().usage.completion_tokens for handle in handles] == [5, 5]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_answers_with_drafts_wait_for_memory_to_judge_them(at_once: int) -> None:
+    model = tiny_model("llama")
+    caches = model.cache_bytes(84, 16) + model.cache_bytes(10, 16)
+    judging = 17 * VOCAB * 4 * 3
+    room = 2 * caches + model.work_bytes(16, 84) + at_once * judging
+    held: list[int] = [0]
+    engine = make(model, free=lambda: room - held[0], prefix_bytes=0)
+    draft = Draft(prompt(5))
+    handles = [engine.submit(Generation(prompt(80, seed=s), GREEDY, 5, stop_ids=NEVER, draft=draft)) for s in (1, 2)]
+    most = 0
+    while engine.step():
+        held[0] = sum(map(engine._guard.held_bytes, engine._scheduler.running))
+        most = max(most, engine.metrics().running)
+    assert most == at_once
     assert [handle.result().usage.completion_tokens for handle in handles] == [5, 5]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,9 @@ def test_rows_of_different_lengths_decode_together_as_they_do_alone(family: str)
         rows = [text(1 + (step + i) % 4, seed=100 + step + i)[0].tolist() for i in range(len(lengths))]
         passes = zip(rows, alone, strict=True)
         expected = torch.cat([model.forward(model.tokens(row), cache, logits="all")[0] for row, cache in passes])
-        assert close(model.forward_rows(rows, together), expected)
+        wanted = [1 if step % 2 else len(row) for row in rows]
+        shown = [part[-n:] for part, n in zip(torch.split(expected, [*map(len, rows)]), wanted, strict=True)]
+        assert close(model.forward_rows(rows, together, wanted), torch.cat(shown))
         for row, one, other in zip(rows, alone, together, strict=True):
             for cache in (one, other):  # as a draft of which one token was kept
                 model.crop(cache, cache.n_tokens - len(row) + 1)
@@ -73,6 +76,52 @@ def test_later_chunks_attend_as_with_a_mask_whichever_kernel_there_is(
     cache = model.new_cache()
     parts = [model.forward(text()[:, a:b], cache, logits="all") for a, b in pairwise([0, 10, 12, 57, LENGTH])]
     assert close(torch.cat(parts, 1), expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        # Values smaller than keys, which the kernel that joins past and present refuses.
+        ("deepseek_v3", {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4}),
+        ("doge", {}),  # adds to its masks, so that it must get one
+    ],
+)
+def test_models_that_attend_otherwise_read_a_text_in_chunks_too(family: str, changes: dict[str, Any]) -> None:
+    ours: dict[str, Any] = {"num_key_value_heads": 4, "v_head_dim": 8, "first_k_dense_replace": 9, "head_dim": None}
+    transformer = tiny_transformer(family, **{**ours, **changes})
+    transformer.set_attn_implementation("eager")
+    expected = plain_logits(transformer, text(180))
+    model = LanguageModel(transformer)
+    cache = model.new_cache()
+    parts = [model.forward(part, cache, logits="all") for part in torch.split(text(180), 75, 1)]
+    assert torch.allclose(torch.cat(parts, 1), expected, atol=1e-3)
+
+
+def test_a_model_whose_windows_start_anew_does_not_share_a_pass() -> None:
+    transformer = tiny_transformer(
+        "llama4_text", attention_chunk_size=16, num_local_experts=2, intermediate_size_mlp=48
+    )
+    assert not LanguageModel(transformer).batches_rows
+
+
+def test_a_pass_that_runs_out_of_memory_at_its_end_can_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    cache, whole = model.new_cache(), model.new_cache()
+    model.forward(text(9), cache)
+    to_float = torch.Tensor.float
+
+    def short_of_memory(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape[-1] == VOCAB:
+            raise MemoryError
+        return to_float(tensor)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(torch.Tensor, "float", short_of_memory)
+        model.forward(text(7), cache)
+    assert cache.undo()
+    assert cache.n_tokens == 9
+    model.forward(text(9), whole)
+    assert close(model.forward(text(7), cache), model.forward(text(7), whole))
 
 
 def test_a_model_whose_positions_turn_by_the_longest_text_does_not_share_a_pass() -> None:

@@ -48,9 +48,12 @@ class Adder:
         self.passes.append(1)
         return self._read(tokens[0].tolist(), cache)[None, -logits:]
 
-    def forward_rows(self, rows: Sequence[Sequence[int]], caches: Sequence[Memory]) -> Tensor:
+    def forward_rows(
+        self, rows: Sequence[Sequence[int]], caches: Sequence[Memory], wanted: Sequence[int] | None = None
+    ) -> Tensor:
         self.passes.append(len(rows))
-        return torch.cat([self._read(row, cache) for row, cache in zip(rows, caches, strict=True)])
+        counts = wanted or [len(row) for row in rows]
+        return torch.cat([self._read(row, cache)[-n:] for row, cache, n in zip(rows, caches, counts, strict=True)])
 
     def crop(self, cache: Memory, n_tokens: int) -> None:
         del cache.seen[n_tokens:]

@@ -97,11 +97,14 @@ class Chain:
         rows = 1 if logits == "last" else logits
         return self.table[tokens[0, -rows:]][None]
 
-    def forward_rows(self, rows: Sequence[Sequence[int]], caches: Sequence[Memory]) -> Tensor:
+    def forward_rows(
+        self, rows: Sequence[Sequence[int]], caches: Sequence[Memory], wanted: Sequence[int] | None = None
+    ) -> Tensor:
         self.clock[0] += self.seconds
         for row, cache in zip(rows, caches, strict=True):
             cache.seen.extend(row)
-        return self.table[torch.tensor([token for row in rows for token in row])]
+        counts = wanted or [len(row) for row in rows]
+        return self.table[torch.tensor([token for row, n in zip(rows, counts, strict=True) for token in row[-n:]])]
 
     def crop(self, cache: Memory, n_tokens: int) -> None:
         del cache.seen[n_tokens:]

@@ -50,7 +50,7 @@ WINDOWED = ("mistral", "gemma2", "gemma3_text")
 
 def tiny_transformer(family: str, seed: int = 0, **changes: Any) -> Any:
     """A transformers model of this family in float32 with seeded random weights."""
-    options = _SMALL | _FAMILIES[family] | changes
+    options = _SMALL | _FAMILIES.get(family, {}) | changes
     config = AutoConfig.for_model(family, **{key: value for key, value in options.items() if value is not None})
     torch.manual_seed(seed)
     return untrained(config)
