@@ -198,7 +198,9 @@ def compress(
     question: Annotated[str, typer.Option(help="What the texts are wanted for; what matters to it is kept.")] = "",
     method: Annotated[
         str | None,
-        typer.Option(help="question_aware, lexical, embedded, code, color, or {llmlingua2,specpc,gemfilter}:FOLDER."),
+        typer.Option(
+            help="question_aware, lexical, embedded, code, color; or llmlingua2, specpc, gemfilter with :FOLDER."
+        ),
     ] = None,
     show: Annotated[bool, typer.Option(help="Print the whole text, with what was left out marked.")] = False,
     as_json: AsJson = False,
@@ -414,9 +416,12 @@ def _one_line(decision: Decision, usage: Usage, calls: int) -> str:
     chosen = decision.estimate
     parts = [f"{decision.strategy} by {decision.model}"]
     taken = usage.prompt_tokens or chosen.prompt_tokens  # not every backend counts
-    read = f"{taken:,} of {decision.features.document_tokens:,} tokens"
+    there = decision.features.document_tokens
+    read = f"{taken:,} of {there:,} tokens"
     if calls > 1:
-        read = f"{calls} calls read {taken:,} tokens for a text of {decision.features.document_tokens:,}"
+        read = f"{calls} calls read {taken:,} tokens for a text of {there:,}"
+    elif taken > there:  # a short text is less than what stands around it
+        read = f"{taken:,} tokens read for a text of {there:,}"
     parts.append(read)
     if usage.cost_usd is not None:
         parts.append("free" if usage.cost_usd == 0 else f"${usage.cost_usd:.4f}")

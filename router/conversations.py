@@ -195,7 +195,7 @@ def _shape(message: object) -> str:
 
 # ---- conversations in files ------------------------------------------------------------------------------------------
 
-_ABOUT = "(about)"  # speaks for the file
+ABOUT = "(about)"  # speaks for the file
 _SAMPLE = 50_000  # characters at the start that must look like a transcript for the rest to be read as one
 _FEWEST_TURNS = 8  # of a transcript; a shorter one is read well enough as a text
 _MOST_SPEAKERS = 30
@@ -258,7 +258,7 @@ def _exported(text: str) -> list[list[_Turn]]:
     if isinstance(records, Mapping):
         records = [records]
     if chat := _chat(records):
-        return [[_Turn(_ABOUT, ""), *chat]]
+        return [[_Turn(ABOUT, ""), *chat]]
     found = [(record, next((key for key in _LISTS if key in record), "")) for record in _mappings(records)]
     chats = [(_about(record, key), _chat(record.get(key))) for record, key in found]
     return [[about, *chat] for about, chat in chats] if chats and all(chat for _, chat in chats) else []
@@ -268,7 +268,7 @@ def _about(record: Mapping[str, object], messages: str) -> _Turn:
     """What a chat's record says beside its messages: a field on a line. messages: the key of these."""
     fields = {key: _time(value) if key in _TIME_KEYS else value for key, value in record.items() if key != messages}
     lines = [f"{key}: {_written(value)}" for key, value in fields.items() if value not in (None, "", [], {})]
-    return _Turn(_ABOUT, "\n".join(lines))
+    return _Turn(ABOUT, "\n".join(lines))
 
 
 def _mappings(records: object) -> list[Mapping[str, object]]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .conversations import conversation
+from .conversations import ABOUT, conversation
 from .core import Document, Kind
 from .errors import DocumentError, MissingExtra
 
@@ -145,14 +145,18 @@ def load(sources: Sequence[str | Path], *, stdin: BinaryIO | None = None, max_by
             continue
         room -= len(data)
         if turns:
-            speakers = len({turn.speaker for turn in turns})
-            notes.append(f"{source.id}: read as a conversation, {len(turns)} turns of {speakers} speakers.")
+            speakers = [turn.speaker for turn in turns if turn.speaker != ABOUT]
+            notes.append(
+                f"{source.id}: read as a conversation, {len(speakers)} turns of {len(set(speakers))} speakers."
+            )
             documents += turns
         elif document.text.strip() or not source.found:
             documents.append(document)
     if binary_files:
         notes.append(f"Skipped {binary_files} binary file{'s' if binary_files > 1 else ''} in {named}.")
     if not any(document.text.strip() for document in documents):
+        if all(source == "-" for source in sources):
+            raise DocumentError("Nothing came in on standard input. Pipe a text into it, or name files.")
         raise DocumentError(
             f"There is no text in {named}. In folders, hidden files, virtual environments, node_modules and binary "
             f"files are skipped; name such a file itself to read it. {' '.join(notes[-3:])}".rstrip()

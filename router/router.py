@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import replace
 from decimal import Decimal
@@ -212,6 +213,8 @@ class BaseRouter:
         """Check what came in and fill in what it does not say."""
         if unknown := sorted(options.keys() - Options.__annotations__.keys()):
             raise TypeError(f"Unknown option {', '.join(unknown)}. Known: {', '.join(Options.__annotations__)}.")
+        if not isinstance(question, str):
+            raise TypeError(f"The question is a text, not {type(question).__name__}.")
         if not question.strip():
             raise ConfigError("The question is empty. Say what the documents should be asked.")
         goal = self._defaults.goal
@@ -234,6 +237,10 @@ class BaseRouter:
         )
         if request.goal.prefer not in get_args(Prefer):
             raise ConfigError(f"prefer = {request.goal.prefer!r}; use one of {', '.join(get_args(Prefer))}.")
+        for limit in ("max_cost_usd", "max_latency_s", "min_quality"):
+            value = getattr(request.goal, limit)
+            if value is not None and math.isnan(value):
+                raise ConfigError(f"{limit} = {value}; it must be a number.")
         if unknown := sorted(set(request.allowed) - self._strategies.keys()):
             raise ConfigError(f"Unknown strategy {', '.join(unknown)}. Known: {', '.join(self._strategies)}.")
         if request.max_output_tokens < 1:
@@ -303,7 +310,13 @@ def smaller(decision: Decision) -> str | None:
 
 def _named(documents: Documents) -> tuple[Document, ...]:
     """Documents with an id each. Raises DocumentError where there is no text, or two have the same id."""
-    given = [documents] if isinstance(documents, str | Document) else list(documents)
+    given: list[str | Document] = []
+    if isinstance(documents, Iterable) and not isinstance(documents, str):
+        given += documents
+    else:
+        given.append(documents)
+    if wrong := [item for item in given if not isinstance(item, str | Document)]:
+        raise TypeError(f"Documents are texts, or longroute's Documents, one or several, not {type(wrong[0]).__name__}")
     named = tuple(
         replace(document, id=document.id or f"document-{number}")
         for number, document in enumerate(

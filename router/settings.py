@@ -61,11 +61,11 @@ class ProxySettings(BaseModel):
     max_head_kb: int = Field(64, ge=8, description="Longest request head accepted.")
     max_concurrency: int = Field(1000, ge=1, description="Most requests under way; further ones get 503.")
     max_calls: int = Field(64, ge=1, description="Most calls of strategies' own under way; requests take turns.")
-    retries: int = Field(
-        4, ge=0, description="Calls of one request that may fail in passing; beyond, no more than succeed."
-    )
+    retries: int = Field(4, ge=0, description="Calls of one request that may fail; beyond, no more than succeed.")
     retry_wait_s: float = Field(
-        60.0, ge=0, description="Longest that one request waits in all, where an upstream asks to (`retry-after`)."
+        60.0,
+        ge=0,
+        description="Longest that one request waits in all after calls that failed in passing (`retry-after`).",
     )
     stream_calls: int = Field(2, ge=1, description="Most calls of a strategy that a stream is sent to by itself.")
     keep_alive_s: float = Field(

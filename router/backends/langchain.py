@@ -7,7 +7,7 @@ strings, and the rest where the constructor says under which name this model tak
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 _FINISH_REASONS = ("finish_reason", "stop_reason", "done_reason")  # OpenAI and Google, Anthropic, Ollama
+# Tokens put into a prompt cache: of any lifetime, or by lifetime, where langchain-anthropic sets the first to 0.
+_WRITTEN = ("cache_creation", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 
 
 class LangChainChat(Backend):
@@ -134,8 +136,9 @@ def _reply(messages: Sequence[AIMessage], call: Call) -> Reply:
     for message in messages:
         metadata |= {key: value for key, value in message.response_metadata.items() if value}
         if counted := message.usage_metadata:
-            details = counted.get("input_token_details", {})
-            cached, written = details.get("cache_read") or 0, details.get("cache_creation") or 0
+            details: Mapping[str, Any] = counted.get("input_token_details", {})
+            written = sum(details.get(key) or 0 for key in _WRITTEN)
+            cached = details.get("cache_read") or 0
             usage += Usage(counted["input_tokens"], cached, counted["output_tokens"], written_tokens=written)
     reason = next((str(metadata[key]) for key in _FINISH_REASONS if key in metadata), "stop")
     tool = any(message.tool_calls for message in messages)

@@ -74,6 +74,7 @@ def test_published_prices_of_long_prompts_are_known() -> None:
     assert price(profile, Usage(200_000, 0, 1_000)) == Decimal("0.26")
     assert price(profile, Usage(300_000, 0, 1_000)) == Decimal("0.765")
     dearer = [profile_of(name) for name in known_models() if profile_of(name).long_prompt_tokens]
+    assert {one.name for one in dearer} >= {name for name in known_models() if " above" in profile_of(name).source}
     assert len(dearer) > 5
     for one in dearer:
         assert (one.long_prompt_tokens or 0) < one.context_window

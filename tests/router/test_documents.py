@@ -372,6 +372,13 @@ def test_a_transcript_becomes_a_document_for_each_turn_and_a_note_says_so() -> N
     assert loaded.notes == ("talk.txt: read as a conversation, 10 turns of 2 speakers.",)
 
 
+def test_what_is_said_about_a_chat_is_not_counted_as_a_turn() -> None:
+    chat = b'{"title": "x", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+    loaded = load([write("chat.json", chat)])
+    assert len(loaded.documents) == 3
+    assert loaded.notes == ("chat.json: read as a conversation, 2 turns of 2 speakers.",)
+
+
 def test_a_chat_export_becomes_a_document_for_each_turn_and_other_json_stays_text() -> None:
     chat = b'[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'
     assert [d.id for d in load([write("chat.json", chat), write("other.json", b'{"a": 1}')]).documents] == [

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -189,6 +190,7 @@ def test_long_texts_are_counted_once() -> None:
         ("Who?", "text", {"prefer": "best"}, ConfigError, "quality, balanced, cheap"),
         ("Who?", "text", {"allowed": ["magic"]}, ConfigError, "magic"),
         ("Who?", "text", {"max_output_tokens": 0}, ConfigError, "at least 1"),
+        ("Who?", "text", {"max_cost_usd": float("nan")}, ConfigError, "max_cost_usd = NaN"),
         ("Who?", "text", {"colour": "red"}, TypeError, "colour"),
     ],
 )
@@ -198,6 +200,22 @@ def test_bad_input_gets_a_clear_error(
     asked, backend = router([])
     with pytest.raises(error, match=words):
         asked.answer(question, documents, **options)  # type: ignore[arg-type]
+    assert backend.calls == []
+
+
+@pytest.mark.parametrize(
+    ("question", "documents", "words"),
+    [
+        (None, ["text"], "question is a text, not NoneType"),
+        ("Who?", None, "not NoneType"),
+        ("Who?", 3, "not int"),
+        ("Who?", ["one", b"two"], "not bytes"),
+    ],
+)
+def test_what_is_no_text_is_said_to_be_none(question: Any, documents: Any, words: str) -> None:
+    asked, backend = router(["x"])
+    with pytest.raises(TypeError, match=words):
+        asked.answer(question, documents)
     assert backend.calls == []
 
 

@@ -137,6 +137,7 @@ def test_no_letter_is_found_where_none_is_given() -> None:
         ("文中未提及。", True),
         ("", True),
         ("Jonna Eide", False),
+        ("Leider beträgt die Miete 900 Euro.", False),  # an invented answer is not a refusal for being polite
         ("She is 42 years old.", False),
         ("No.", False),
         ("The notice period is four months.", False),
