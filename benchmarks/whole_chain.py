@@ -404,12 +404,18 @@ do not ([rapid_quality.md](rapid_quality.md)).
 
 
 def _verdict(found: Mapping[str, tuple[Point, float, float | None]]) -> str:
-    better = [name for name, ((_, score), best, _) in found.items() if best > score + 1e-9]
-    others = [name for name in found if name not in better]
-    if not others:
-        return "At no more tokens the policy scores higher than each single strategy."
-    than = f"{', '.join(better) or 'none'}; not higher than {', '.join(others)}"
-    return f"At no more tokens the policy scores higher than {than}."
+    better, cheaper, neither = [], [], []
+    for name, ((tokens, score), best, least) in found.items():
+        if best > score + 1e-9:
+            better.append(name)
+        elif least is not None and least < tokens - 1e-9:
+            cheaper.append(name)
+        else:
+            neither.append(name)
+    said = [f"At no more tokens the policy scores higher than {', '.join(better)}"] if better else []
+    said += [f"it scores no less than {', '.join(cheaper)} at fewer tokens"] if cheaper else []
+    said += [f"it does not beat {', '.join(neither)}"] if neither else []
+    return f"{'; '.join(said)}."
 
 
 def _interval(pair: Sequence[float] | None) -> str:

@@ -23,6 +23,8 @@ _TOOLS = "tool_calls"  # the finish reason where a model asks for a tool; Anthro
 _REFUSAL = "refusal"  # the finish reason of a model that will not answer, as Anthropic calls it
 _TOOL_ITEMS = ("function_call", "custom_tool_call", "mcp_approval_request")
 _LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
+# Who may process a text (OpenRouter), where (Anthropic) and for whom (OpenAI): that holds for its parts, too.
+_TERMS = ("provider", "inference_geo", "user", "safety_identifier")
 
 # The two ends of a stream hold its usage: Anthropic says the prompt's first, everyone the rest last.
 _HEAD_BYTES, _TAIL_BYTES = 16 << 10, 64 << 10
@@ -30,14 +32,14 @@ _WHOLE_BYTES = 4 << 20
 
 
 def call_body(api: Api, original: Mapping[str, Any], call: Call) -> bytes:
-    """The body of a call that is not the caller's own question: same API, none of the caller's tools.
+    """The body of a call that is not the caller's own question: same API and terms, none of the caller's tools.
 
     The model is the call's; where that is the caller's, too, it is named as the caller named it, or not at all.
     """
     messages = [{"role": message.role, "content": message.content} for message in call.messages]
-    body: dict[str, Any] = {name: value for name, value in original.items() if name == "model"}
+    body: dict[str, Any] = {name: value for name, value in original.items() if name in ("model", *_TERMS)}
     if call.model != as_string(original.get("model")):
-        body = {"model": call.model}
+        body["model"] = call.model
     if api == "chat":
         # Which of the two names this server takes, the caller knows.
         limit = next((name for name in _LIMIT_NAMES if name in original), _LIMIT_NAMES[0])

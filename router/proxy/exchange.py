@@ -133,7 +133,7 @@ class Exchange:
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         self.status, self.answering, self.finished = status, True, True
         if self.opened:
-            body = body if _is_stream(status, headers) else error_event(self.path, body)
+            body = body if _is_stream(status, headers) else error_event(self.path, status, body)
         else:
             await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})

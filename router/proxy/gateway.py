@@ -148,6 +148,9 @@ class Gateway:
             length = len(body) if isinstance(body, bytes) and body and exchange.head.length is None else None
             response = await exchange.ask(upstream, body, length)
             await exchange.relay(upstream, response, [])
+        except Refused as refusal:
+            exchange.status = refusal.status
+            raise
         finally:
             self._metrics.passed(upstream.name, api or "other", exchange.status)
 

@@ -80,13 +80,14 @@ class LongTexts:
                 value_of(response.headers, b"content-type"), value_of(response.headers, b"content-encoding")
             )
             await exchange.relay(upstream, response, _headers(considered, exchange.id, failed), reader)
+        except Refused as refusal:
+            exchange.status = refusal.status
+            raise
         finally:
             watch.stop()
             usage = reader.usage() if reader is not None and exchange.finished else None
             if usage is not None and isinstance(response, Whole) and response.counted:
                 usage = Usage()
-            if usage is None and exchange.finished and (exchange.status or 0) >= 400 and exchange.spent.prompt_tokens:
-                usage = Usage()  # an error is not charged; the calls before it were
             self._complete(exchange, upstream, api, considered, usage, failed, watch)
 
     async def warm_up(self, router: BaseRouter) -> None:
@@ -145,6 +146,12 @@ class LongTexts:
                 )
             original = _as_it_came(considered)
             return *await self._carried_out(own, considered, watch), None
+        except asyncio.CancelledError:
+            if exchange.calls:  # paid for, though nobody waits for an answer any more
+                watch.stop()
+                self._log.add(self._recorded(considered, exchange, upstream, api, None))
+                self._complete(exchange, upstream, api, considered, None, None, watch)
+            raise
         except CannotFollow as error:
             raise Refused(400, "bad_request", str(error)) from None
         except (ContextTooLong, NoFeasibleStrategy) as error:
@@ -228,7 +235,7 @@ class LongTexts:
         """The answer to the body; where there is none, one that the strategy has got already is better than none."""
         earlier = own.exchange.earlier if considered.rewritten else None
         try:
-            response = await own.last(considered.body, again=considered.rewritten and earlier is None)
+            response = await own.last(considered.body, again=considered.rewritten)
             if earlier is None or response.status < 400:
                 return response, considered
             status = response.status
@@ -262,6 +269,8 @@ class LongTexts:
         failed: Stage | None,
         watch: Stopwatch,
     ) -> None:
+        if usage is None and (exchange.status or 500) >= 400 and exchange.spent.prompt_tokens:
+            usage = Usage()  # no answer, or an error, which is not charged; the calls before it were
         if usage is not None and considered.request is not None:
             if considered.as_it_came:
                 upstream.router.sent_in_full(considered.request, usage)

@@ -16,7 +16,7 @@ import httpx
 from ..backends.complaint import parse_complaint, retry_after_s
 from ..core import Call, Message, Outcome, Reply
 from ..costs import charge
-from ..errors import BackendError, BackendUnavailable, BadReply, RouterError, worth_another_try
+from ..errors import BackendError, BackendUnavailable, BadReply, RouterError
 from .body import as_string
 from .calls import call_body, reply_of, usage_of
 from .exchange import READ_BYTES, Exchange, Whole
@@ -30,7 +30,7 @@ from .upstreams import Upstream
 from .wire import Headers, Response
 
 COMPLAINT_BYTES = 1 << 20  # of a refusal, to be understood; some servers repeat the whole request in it
-_PAUSE_S = 0.5  # before a last call is sent again, where the upstream names no time
+_PAUSE_S = 0.5  # before the next call, where one has failed in passing and the upstream names no time
 
 # What the upstream says of the key or the model, and of itself; 529 is Anthropic's 503.
 _KEY_OR_MODEL = (401, 402, 403, 404)
@@ -104,7 +104,7 @@ class OwnCalls:
             if wish_s is not None and wish_s > self._patience.wait_s:
                 return response
             await response.aclose()
-        self._patience.failure(_now(), max(wish_s or 0.0, min(_PAUSE_S, self._patience.wait_s)))
+        self._failed_in_passing(wish_s)
         await self.wait()
         return await self.exchange.ask(self.upstream, body, len(body))
 
@@ -144,10 +144,15 @@ class OwnCalls:
         alone = len(step.calls) == 1 and not self._patience.succeeded
         original_too = callers_model and _originals_too(answer, callers_words=callers_words, alone=alone)
         self._failures.append(_Failure(outcome, answer, original_too))
-        if worth_another_try(outcome):
-            assert isinstance(outcome, BackendError)
-            self._patience.failure(_now(), outcome.retry_after_s)
+        if isinstance(outcome, BackendError) and outcome.retryable:
+            self._failed_in_passing(outcome.retry_after_s)
+        else:
+            self._patience.failure(_now(), None)
         return outcome
+
+    def _failed_in_passing(self, wish_s: float | None) -> None:
+        pause_s = min(_PAUSE_S, self._patience.wait_s)
+        self._patience.failure(_now(), pause_s if wish_s is None else wish_s)
 
     def _understood(self, call: Call, sent: bytes, answer: Whole) -> Reply | RouterError:
         """Raises httpx.DecodingError, an HTTPError, where the body is not what its header says."""

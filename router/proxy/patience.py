@@ -20,7 +20,7 @@ class Patience:
     _until: float = 0.0
 
     def failure(self, now: float, retry_after_s: float | None) -> None:
-        """A call has failed in passing. Waits that overlap, of calls side by side, count once."""
+        """A call has failed. Waits that overlap, of calls side by side, count once."""
         self.failed += 1
         until = now + (retry_after_s or 0.0)
         self.wait_s -= max(0.0, until - max(now, self._until))

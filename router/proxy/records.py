@@ -51,8 +51,9 @@ class Record:
     token_error: their relative error. cost_before_usd, cost_after_usd: estimated likewise.
     quality, quality_full: estimated for what was sent and for the whole text, with 90 % intervals.
     fail_open: the stage that failed, so the original was sent; "" where none did.
-    status: of the upstream's answer. calls: sent to the upstream, those of a strategy's own among them. usage: as the
-    upstream reports it, over all calls, with its cost where the prices are known (see `costs.charge`).
+    status: of the answer; None where the client left before. calls: sent to the upstream, those of a strategy's own
+    among them. usage: as the upstream reports it, over all calls, with its cost where the prices are known (see
+    `costs.charge`).
     timings_s: seconds from the start of each phase to its end.
     unread, notes: what a strategy of several calls says of its way: what no call has seen, and what went otherwise.
     """
@@ -93,8 +94,8 @@ class Record:
 
     @property
     def failed(self) -> bool:
-        """The upstream answered with an error; that saves nothing, and is tried again."""
-        return self.status is not None and self.status >= 400
+        """There was no answer, or an error; that saves nothing, and is tried again."""
+        return self.status is None or self.status >= 400
 
 
 class DecisionLog:

@@ -51,16 +51,17 @@ def error_body(path: str, refusal: Refused) -> bytes:
     return json.dumps(error).encode()
 
 
-def error_event(path: str, body: bytes) -> bytes:
+def error_event(path: str, status: int, body: bytes) -> bytes:
     """An error within a stream that has begun, where status and headers can say it no more: the SDKs raise it, too.
 
-    body: what the answer would have been without the stream.
+    status, body: what the answer would have been without the stream.
     """
     try:
         told = json.loads(body)["error"]
         assert isinstance(told, dict)
     except (ValueError, LookupError, TypeError, AssertionError):  # a gateway's page, say
-        told = {"message": "longroute: the upstream failed.", "type": "server_error", "code": "longroute_upstream"}
+        message = f"longroute: the upstream failed (status {status})."
+        told = {"message": message, "type": "server_error", "code": "longroute_upstream"}
     if path.startswith("/v1/messages"):
         return _event(b"error", {"type": "error", "error": told})
     if path.endswith("/responses"):

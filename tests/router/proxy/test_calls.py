@@ -202,6 +202,14 @@ def test_a_call_takes_the_names_that_the_caller_uses_and_none_of_its_tools() -> 
     assert "max_completion_tokens" in json.loads(call_body("chat", {}, CALL))
 
 
+@pytest.mark.parametrize("model", ["m", "another"])
+def test_what_a_caller_rules_out_for_a_text_is_ruled_out_for_its_parts(model: str) -> None:
+    terms = {"provider": {"data_collection": "deny"}, "inference_geo": "us", "user": "u", "safety_identifier": "s"}
+    body = json.loads(call_body("chat", {"model": "m", "stream": True, **terms}, replace(CALL, model=model)))
+    assert body["model"] == model and "stream" not in body
+    assert {name: body.get(name) for name in terms} == terms
+
+
 def test_a_call_for_another_model_names_it_and_all_others_leave_the_callers_as_it_is() -> None:
     assert json.loads(call_body("chat", {"model": "large"}, replace(CALL, model="small")))["model"] == "small"
     assert json.loads(call_body("chat", {"model": "Org/large "}, replace(CALL, model="Org/large ")))["model"] == (

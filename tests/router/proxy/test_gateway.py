@@ -201,6 +201,8 @@ def test_an_upstream_that_does_not_answer_is_named_and_counted(
     assert "'upstream'" in answer.json()["error"]["message"]
     counted = [line for line in proxy.ask(path="/metrics", method="GET").text.splitlines() if "errors_total{" in line]
     assert len(counted) == 1 and counted[0].endswith(" 1.0")
+    labels = 'api="chat",status="5xx",strategy="off",upstream="upstream"'
+    assert proxy.metric(f"longroute_requests_total{{{labels}}}") == 1
 
 
 @pytest.mark.parametrize(

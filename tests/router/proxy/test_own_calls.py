@@ -15,7 +15,7 @@ from longroute.router.core import Answer, Call, Features, Message, Plan, Request
 from longroute.router.errors import BackendError
 from longroute.router.proxy.exchange import READ_BYTES
 from longroute.tests.router.fakes import Chain
-from longroute.tests.router.proxy.fakes import FakeUpstream, MakeProxy, Proxy, Sent, Told, chat, completion
+from longroute.tests.router.proxy.fakes import FakeUpstream, MakeProxy, Proxy, Sent, Told, chat, completion, long_text
 
 
 class Portions(Chain):
@@ -153,6 +153,14 @@ def test_calls_side_by_side_are_not_all_sent_again_to_an_upstream_that_is_down(m
     assert (answer.status_code, len(proxy.upstream.sent)) == (503, 12)
 
 
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_long_chain_whose_words_are_refused_ends_after_a_few_calls(status: int, make: Make) -> None:
+    proxy = make(retries=2)
+    proxy.upstream.answer = lambda sent: completion() if sent.body == chat(long_text(1000)) else Told(status, DOWN)
+    answer = proxy.ask(chat(long_text(1000)), headers=by("chain_of_agents"))
+    assert answer.status_code == 200 and len(proxy.upstream.sent) == 4
+
+
 def test_a_few_that_fail_in_passing_are_tried_again(make: Make) -> None:
     proxy, seen = make(), set()
 
@@ -178,6 +186,19 @@ def test_the_next_call_waits_for_as_long_as_the_upstream_asks(wish: tuple[bytes,
     response = proxy.ask(chat(), headers=by("chain"))
     assert len(at) == 4 and at[2] - at[1] >= 0.03
     assert "x-longroute-unread" in response.headers, "whether to try again is the plan's to decide"
+
+
+def test_where_no_time_is_named_the_next_call_waits_a_little(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("longroute.router.proxy.own_calls._PAUSE_S", 0.03)
+    proxy, at = make(), []
+
+    def answer(sent: Sent) -> Told:
+        at.append(time.monotonic())
+        return Told(429, b"{}") if len(at) == 2 else completion()
+
+    proxy.upstream.answer = answer
+    assert proxy.ask(chat(), headers=by("chain")).status_code == 200
+    assert at[2] - at[1] >= 0.03
 
 
 def test_a_wait_that_nobody_would_want_ends_the_strategy(make: Make) -> None:
@@ -222,6 +243,15 @@ def test_a_last_call_that_fails_again_is_not_followed_by_the_longer_original(
     assert len(proxy.upstream.sent) == calls and "x-longroute-fail-open" not in answer.headers
 
 
+def test_calls_are_counted_where_the_last_one_has_no_answer(make: Make) -> None:
+    proxy = make()
+    proxy.upstream.answer = lambda sent: completion() if is_worker(sent) else httpx.ConnectError("refused")
+    assert proxy.ask(chat(), headers=by("chain")).status_code == 502
+    [brief] = proxy.ask(path="/v1/longroute/decisions", method="GET").json()["decisions"]
+    told = proxy.ask(path=f"/v1/longroute/decisions/{brief['id']}", method="GET").json()
+    assert (told["status"], told["calls"], told["usage"]["prompt_tokens"]) == (502, 5, 3 * 120)
+
+
 def test_a_strategy_of_one_call_sends_nothing_twice(make: Make) -> None:
     proxy = make()
     proxy.upstream.answer = lambda sent: Told(503, DOWN)
@@ -233,7 +263,7 @@ def test_a_strategy_of_one_call_sends_nothing_twice(make: Make) -> None:
 
 def test_calls_under_way_are_bounded_over_all_requests(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy, under_way, most, waiting = make(max_calls=3), 0, 0, 0.0
-    send, begun = FakeUpstream.send, asyncio.Event()
+    send, begun, looked = FakeUpstream.send, asyncio.Event(), asyncio.Event()
 
     async def slow(self: FakeUpstream, method: bytes, target: bytes, headers: object, body: bytes) -> object:
         nonlocal under_way, most
@@ -241,7 +271,8 @@ def test_calls_under_way_are_bounded_over_all_requests(make: Make, monkeypatch: 
         most = max(most, under_way)
         if most == 3:
             begun.set()
-        await asyncio.sleep(0.005)
+        await looked.wait()
+        await asyncio.sleep(0.001)
         under_way -= b"WORKER" in body
         return await send(self, method, target, headers, body)  # type: ignore[arg-type]
 
@@ -256,6 +287,7 @@ def test_calls_under_way_are_bounded_over_all_requests(make: Make, monkeypatch: 
             await begun.wait()
             samples = (await client.get("/metrics")).text.splitlines()
             waiting = next(float(line.split()[1]) for line in samples if line.startswith("longroute_calls_waiting"))
+            looked.set()
             return [answer.status_code for answer in await asyncio.gather(*asked)]
 
     assert asyncio.run(main()) == [200] * 4

@@ -26,6 +26,7 @@ def eligible(before: int, after: int, *, used: int | None = None, holdout: bool 
         strategy="rag",
         eligible=True,
         holdout=holdout,
+        status=200,
         tokens_before=before,
         tokens_after=after,
         token_error=0.02,

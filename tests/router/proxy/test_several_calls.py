@@ -404,6 +404,10 @@ def test_a_client_that_leaves_in_the_middle_ends_every_outstanding_call(
 
     assert asyncio.run(main()) == []
     assert (silent.calls, silent.given_up) == (4, 3)
+    assert proxy.metric('longroute_calls_total{strategy="paths",upstream="upstream"}') == 4
+    [told] = proxy.ask(path="/v1/longroute/decisions", method="GET").json()["decisions"]
+    usage = proxy.ask(path=f"/v1/longroute/decisions/{told['id']}", method="GET").json()["usage"]
+    assert told["status"] is None and usage["prompt_tokens"] == 120, "what was paid for, though nobody waited for it"
 
 
 # ---- a last call that fails ------------------------------------------------------------------------------------------
@@ -418,20 +422,32 @@ def refused_by_passages(proxy: Proxy, then: Callable[[], Told | Exception]) -> N
 
 
 @pytest.mark.parametrize(
-    "then",
-    [lambda: Told(400, TOO_LONG), lambda: Told(429, b"{}"), lambda: Told(500, b"{}"), lambda: httpx.ReadTimeout("")],
+    ("then", "calls"),
+    [
+        (lambda: Told(400, TOO_LONG), 2),
+        (lambda: Told(429, b"{}"), 3),
+        (lambda: Told(500, b"{}"), 3),
+        (lambda: httpx.ReadTimeout(""), 2),
+    ],
 )
 def test_the_passages_answer_stands_where_the_whole_text_cannot_be_read(
-    then: Callable[[], Told | Exception], proxy: Proxy
+    then: Callable[[], Told | Exception], calls: int, proxy: Proxy
 ) -> None:
     refused_by_passages(proxy, then)
     answer = proxy.ask(chat(), headers=by("self_route"))
     assert answer.status_code == 200 and answer.content == said("The documents do not contain the answer.")
-    assert len(proxy.upstream.sent) == 2 and answer.headers["x-longroute-strategy"] == "self_route"
+    assert len(proxy.upstream.sent) == calls and answer.headers["x-longroute-strategy"] == "self_route"
     assert "an earlier answer stands" in answer.headers["x-longroute-notes"]
     record = proxy.decision(answer)
-    assert (record["calls"], record["usage"]["prompt_tokens"], record["status"]) == (2, 120, 200)
+    assert (record["calls"], record["usage"]["prompt_tokens"], record["status"]) == (calls, 120, 200)
     assert record["citations"], "the passages that the answer rests on"
+
+
+def test_the_whole_text_is_asked_once_more_before_an_answer_that_is_not_relied_on_stands(proxy: Proxy) -> None:
+    whole = said("Mara Okafor.")
+    refused_by_passages(proxy, lambda: Told(429, b"{}") if len(proxy.upstream.sent) == 2 else Told(body=whole))
+    answer = proxy.ask(chat(), headers=by("self_route"))
+    assert answer.content == whole and "x-longroute-fail-open" not in answer.headers
 
 
 def test_a_rescue_ends_with_the_passages_answer_where_the_whole_text_is_too_long_again(
