@@ -68,7 +68,8 @@ class Exchange:
 
     spent: by calls of a strategy's own, before the one that is answered with, at the price of each one's model.
     calls: sent to the upstream so far, whatever became of them.
-    earlier: what one of them answered to the caller's own question, and the passages that it had been shown.
+    earlier: what one of them replied to the caller's own question, the passages that it had been shown, and whether it
+        is an answer.
     held_bytes: of its body, in memory.
     uploaded: set when a body that is passed on in pieces has come to its end; None where it was read whole.
     """
@@ -91,7 +92,7 @@ class Exchange:
     held_bytes: int = 0
     spent: Usage = field(default_factory=lambda: Usage(cost_usd=Decimal(0)))
     calls: int = 0
-    earlier: tuple[Whole, tuple[Passage, ...]] | None = None
+    earlier: tuple[Whole, tuple[Passage, ...], bool] | None = None
 
     # ---- the client's end --------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from ..settings import ProxySettings
 from .calls import UsageReader
 from .exchange import Exchange, Whole
 from .headers import ours, value_of
-from .own_calls import COMPLAINT_BYTES, OwnCalls
+from .own_calls import COMPLAINT_BYTES, PASSING, OwnCalls
 from .patience import Patience
 from .recording import estimate_in_brief, places_in_brief, record_of
 from .records import DecisionLog, Record, Stage
@@ -232,19 +232,22 @@ class LongTexts:
             return refusal, considered, "prepare"
 
     async def _asked_last(self, own: OwnCalls, considered: Considered) -> tuple[Response | Whole, Considered]:
-        """The answer to the body; where there is none, one that the strategy has got already is better than none."""
+        """The answer to the body; where there is none, one that the strategy has got already is better than none.
+
+        That passages do not say it is better only where the client could not do better by trying again.
+        """
         earlier = own.exchange.earlier if considered.rewritten else None
         try:
             response = await own.last(considered.body, again=considered.rewritten)
-            if earlier is None or response.status < 400:
+            if response.status < 400 or earlier is None or (response.status in PASSING and not earlier[2]):
                 return response, considered
             status = response.status
             await response.aclose()
         except Refused as refusal:
-            if earlier is None:
+            if earlier is None or not earlier[2]:
                 raise
             status = refusal.status
-        answer, shown = earlier
+        answer, shown, _ = earlier
         note = f"The last call failed ({status}), so an earlier answer stands."
         return answer, replace(considered, shown=shown, notes=(*considered.notes, note))
 

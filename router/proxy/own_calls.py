@@ -17,6 +17,7 @@ from ..backends.complaint import parse_complaint, retry_after_s
 from ..core import Call, Message, Outcome, Reply
 from ..costs import charge
 from ..errors import BackendError, BackendUnavailable, BadReply, RouterError
+from ..replies import answers
 from .body import as_string
 from .calls import call_body, reply_of, usage_of
 from .exchange import READ_BYTES, Exchange, Whole
@@ -35,6 +36,7 @@ _PAUSE_S = 0.5  # before the next call, where one has failed in passing and the 
 # What the upstream says of the key or the model, and of itself; 529 is Anthropic's 503.
 _KEY_OR_MODEL = (401, 402, 403, 404)
 _OVERLOADED = (408, 502, 503, 504, 529)
+PASSING = (429, 500, *_OVERLOADED)  # what may go well another time
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class OwnCalls:
             if not again:
                 raise
         else:
-            if not again or response.status not in (429, 500, *_OVERLOADED):
+            if not again or response.status not in PASSING:
                 return response
             wish_s = _asked_to_wait_s(response.headers)
             if wish_s is not None and wish_s > self._patience.wait_s:
@@ -137,7 +139,7 @@ class OwnCalls:
             self._patience.succeeded += 1
             if body is not None and isinstance(answer, Whole):
                 self.said[outcome.text] = answer
-                self.exchange.earlier = answer, call.passages
+                self.exchange.earlier = answer, call.passages, answers(outcome)
             return outcome
         callers_words = body is not None
         callers_model = callers_words or call.model == as_string(step.original.get("model"))

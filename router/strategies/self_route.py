@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from ..core import Answer, Call, Features, Footprint, ModelProfile, Passage, Plan, Reply, Request
-from ..errors import RouterError
+from ..errors import RouterError, worth_another_try
 from .full import Full
 from .rag import Rag
 
@@ -76,7 +76,9 @@ class SelfRoute:
         try:
             second = yield self._full.call(request)
             assert isinstance(second, Reply)
-        except RouterError as error:  # nothing of a second answer was handed on, and the first is better than none
+        except RouterError as error:  # nothing of a second answer was handed on
+            if not first.answered and worth_another_try(error):
+                raise  # that a few passages do not say it is no answer while the caller may try again
             failed = f"The whole text could not be read, so the passages' answer stands: {error}"
             return replace(first, notes=(*first.notes, _sentence(verdict.reason), failed))
         if first.text.strip() and not second.text.strip() and not _asks_for_a_tool(second):

@@ -415,32 +415,43 @@ def test_a_client_that_leaves_in_the_middle_ends_every_outstanding_call(
 TOO_LONG = b'{"error": {"message": "maximum context length is 8192 tokens", "code": "context_length_exceeded"}}'
 
 
+REFUSAL = "The documents do not contain the answer."
+
+
 def refused_by_passages(proxy: Proxy, then: Callable[[], Told | Exception]) -> None:
     """An upstream that finds nothing in passages, so that the whole text is asked, which becomes of `then`."""
-    refusal = said("The documents do not contain the answer.")
+    refusal = said(REFUSAL)
     proxy.upstream.answer = lambda sent: then() if len(sent.body) > len(chat()) / 2 else Told(body=refusal)
 
 
+def test_a_refusal_by_passages_stands_where_the_whole_text_is_too_long(proxy: Proxy) -> None:
+    refused_by_passages(proxy, lambda: Told(400, TOO_LONG))
+    answer = proxy.ask(chat(), headers=by("self_route"))
+    assert answer.status_code == 200 and answer.content == said(REFUSAL)
+    assert len(proxy.upstream.sent) == 2 and answer.headers["x-longroute-strategy"] == "self_route"
+    assert "an earlier answer stands" in answer.headers["x-longroute-notes"]
+    record = proxy.decision(answer)
+    assert (record["calls"], record["usage"]["prompt_tokens"], record["status"]) == (2, 120, 200)
+    assert record["citations"], "the passages that the answer rests on"
+
+
 @pytest.mark.parametrize(
-    ("then", "calls"),
+    ("then", "calls", "status"),
     [
-        (lambda: Told(400, TOO_LONG), 2),
-        (lambda: Told(429, b"{}"), 3),
-        (lambda: Told(500, b"{}"), 3),
-        (lambda: httpx.ReadTimeout(""), 2),
+        (lambda: Told(429, b"{}"), 3, 429),
+        (lambda: Told(500, b"{}"), 3, 500),
+        (lambda: httpx.ReadTimeout(""), 2, 504),
     ],
 )
-def test_the_passages_answer_stands_where_the_whole_text_cannot_be_read(
-    then: Callable[[], Told | Exception], calls: int, proxy: Proxy
+def test_a_refusal_by_passages_is_no_answer_where_the_client_may_try_again(
+    then: Callable[[], Told | Exception], calls: int, status: int, proxy: Proxy
 ) -> None:
     refused_by_passages(proxy, then)
     answer = proxy.ask(chat(), headers=by("self_route"))
-    assert answer.status_code == 200 and answer.content == said("The documents do not contain the answer.")
-    assert len(proxy.upstream.sent) == calls and answer.headers["x-longroute-strategy"] == "self_route"
-    assert "an earlier answer stands" in answer.headers["x-longroute-notes"]
-    record = proxy.decision(answer)
-    assert (record["calls"], record["usage"]["prompt_tokens"], record["status"]) == (calls, 120, 200)
-    assert record["citations"], "the passages that the answer rests on"
+    assert (answer.status_code, len(proxy.upstream.sent)) == (status, calls)
+    [told] = proxy.ask(path="/v1/longroute/decisions", method="GET").json()["decisions"]
+    record = proxy.ask(path=f"/v1/longroute/decisions/{told['id']}", method="GET").json()
+    assert record["usage"]["prompt_tokens"] == 120, "the passages' call was paid for"
 
 
 def test_the_whole_text_is_asked_once_more_before_an_answer_that_is_not_relied_on_stands(proxy: Proxy) -> None:

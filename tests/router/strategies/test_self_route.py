@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from longroute import Router
 from longroute.router.backends.scripted import Scripted
 from longroute.router.core import Answer, Call, Document, Features, ModelProfile, Passage, Reply, Request
-from longroute.router.errors import BackendUnavailable
+from longroute.router.errors import BackendUnavailable, ContextTooLong
 from longroute.router.prompts import REFUSAL
 from longroute.router.run import run, stream
 from longroute.router.strategies.full import Full
@@ -107,6 +107,13 @@ def test_where_the_second_call_fails_the_first_answer_stands_and_the_notes_say_s
     answer, _ = carried_out(Judge(escalate=True), "Rex [1].", BackendUnavailable("The server is gone."))
     assert answer.text == "Rex [1]."
     assert "The server is gone." in answer.notes[-1]
+
+
+def test_a_refusal_by_passages_stands_only_where_trying_again_would_not_help() -> None:
+    with pytest.raises(BackendUnavailable):
+        carried_out(Judge(escalate=True), REFUSAL, BackendUnavailable("The server is gone.", status=503))
+    answer, _ = carried_out(Judge(escalate=True), REFUSAL, ContextTooLong("Too long."))
+    assert not answer.answered and "Too long." in answer.notes[-1]
 
 
 def test_an_empty_second_reply_does_not_undo_the_first() -> None:
