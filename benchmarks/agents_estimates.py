@@ -115,8 +115,8 @@ def main() -> None:
         print("\n".join(lines[-5:]), flush=True)
     lines += [
         "",
-        "Meetings (qmsum) have far more evidence than is typical, and how long replies are is guessed: there the errors "
-        "are.",
+        "Meetings (qmsum) have far more evidence than is typical, and how long replies are is guessed: there the "
+        "errors are.",
     ]
     lines += ["", "; ".join(measured_on("numpy").values()), ""]
     RESULTS.write_text("\n".join(lines), encoding="utf-8")

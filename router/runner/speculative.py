@@ -262,8 +262,10 @@ class SpeculativeDecoding:
                 break
         self._target.ids.extend(drafted)
         raw, began = yield self._target.next_pass(len(drafted) + 1, last=True)
-        accepted, extra = self._judge(raw[:, : self._vocabulary], drafted, offered)
-        block = self._cut(drafted, accepted, extra, raw[:, : self._vocabulary])
+        if raw.shape[1] > self._vocabulary:
+            raw = raw[:, : self._vocabulary]
+        accepted, extra = self._judge(raw, drafted, offered)
+        block = self._cut(drafted, accepted, extra, raw)
         for side in (self._target, self._draft):
             del side.ids[side.prompt_tokens + known :]
             side.ids.extend(block.tokens)
@@ -299,13 +301,13 @@ class SpeculativeDecoding:
         """
         logits, n = _shaped(raw, self._samplers[0]), len(drafted)
         most, likeliest = logits.max(-1)
-        if not math.isfinite(float(most.sum())):
+        if not math.isfinite(float(most.sum() if n else most)):
             raise BackendError(
                 "The target's logits are no numbers: an overflow in half precision, or broken weights. "
                 "Try dtype='bfloat16' or 'float32'."
             )
         if not n:
-            return 0, int(likeliest[0]) if self._greedy else self._from_target(logits[0])
+            return 0, int(likeliest) if self._greedy else self._from_target(logits[0])
         draft = torch.stack(list(offered)).to(logits.device)
         tokens = torch.tensor(drafted, device=logits.device)
         if self._greedy:
