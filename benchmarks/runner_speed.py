@@ -39,7 +39,7 @@ from torch import Tensor
 
 from longroute.router.errors import RouterError
 from longroute.router.runner.draft_length import DraftLength, predicted_speedup
-from longroute.router.runner.engine import Engine, EngineOptions
+from longroute.router.runner.engine import Engine, EngineOptions, usual_chunk_tokens
 from longroute.router.runner.generation import Generation, Piece, SamplingOptions
 from longroute.router.runner.kv_cache import KVCache
 from longroute.router.runner.memory import available_bytes, gibibytes, is_out_of_memory
@@ -519,7 +519,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], help="bfloat16 on CUDA, else float32")
     parser.add_argument("--contexts", help="tokens, with commas; 8k to 128k on CUDA, else 1k to 16k")
     parser.add_argument("--drafted-from", type=int, help="tokens the draft models read; 1024 on CUDA, else 512")
-    parser.add_argument("--chunk-tokens", type=int, default=EngineOptions().chunk_tokens)
+    parser.add_argument("--chunk-tokens", type=int, help="default: the engine's own for the device")
     parser.add_argument(
         "--seconds", type=float, default=400.0, help="when to stop repeating; every part runs at least once"
     )
@@ -542,7 +542,7 @@ def main() -> None:
         drafters,
         sorted(map(int, contexts.split(","))),
         chosen.drafted_from or (1024 if on_cuda else 512),
-        chosen.chunk_tokens,
+        chosen.chunk_tokens or usual_chunk_tokens(device),
     )
     chosen.results.mkdir(parents=True, exist_ok=True)
     report = Report(

@@ -43,6 +43,7 @@ def test_the_two_commands_are_what_ci_runs(readme: str, repository: Path) -> Non
     assert f"\nmake {second}\n" in (repository / ".ci" / "run").read_text()
 
 
-def test_links_lead_somewhere(readme: str, repository: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme):
-        assert (repository / target).exists(), target
+def test_links_lead_somewhere(repository: Path) -> None:
+    for page in (repository / "README.md", *(repository / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

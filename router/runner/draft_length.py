@@ -20,7 +20,7 @@ _OUTLIER = 4.0  # a step longer than this many usual ones was interrupted; it co
 _PRIOR_ACCEPTANCE, _PRIOR_TRIALS = 0.8, 2.0  # RAPID's published 75 to 85 %; too high a guess is soon corrected
 _PLAIN_AT_FIRST = 2  # plain steps before the first draft, so that there is something to compare with
 _PLAIN_AGAIN = 32  # rounds of speculation after which a plain step is measured again
-_GRACE = 1.0  # plain steps that speculation may cost before its account counts, so that it can be tried at all
+_GRACE = 1.5  # plain steps that speculation may cost besides, so that it can be tried at all
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 16, 256  # plain steps between two trials, doubling while trials do not pay
 
 
@@ -63,7 +63,7 @@ class DraftLength:
     rows: answers that share passes and each report them; pauses and losses are counted by pass.
     """
 
-    def __init__(self, longest: int = 16, least_gain: float = 1.05, may_lose: float = 0.02, rows: int = 1) -> None:
+    def __init__(self, longest: int = 16, least_gain: float = 1.05, may_lose: float = 0.015, rows: int = 1) -> None:
         self.longest = longest
         self.least_gain = least_gain
         self.may_lose = may_lose
@@ -136,24 +136,27 @@ class DraftLength:
     def _wanted(self) -> int:
         if self._plain_steps < _PLAIN_AT_FIRST:
             return 0
-        if self._draft_s is None:
+        if self._plain_s is None or self._draft_s is None:
             return 1  # the cheapest way to learn what a draft step takes
         length, gain = self.best()
-        if gain >= self.least_gain and not self._is_overdrawn():
-            return 0 if self._rounds_since_plain >= _PLAIN_AGAIN else length
-        return length if self._trial_is_due(length) else 0
-
-    def _is_overdrawn(self) -> bool:
-        """Whether speculation has cost more than it may: the guard where predictions are wrong."""
-        assert self._plain_s is not None
-        return self._lost_s > self.may_lose * self._spent_s + _GRACE * self._plain_s
-
-    def _trial_is_due(self, length: int) -> bool:
-        """Whether to try speculation again: after a pause, and while what trials have cost stays a small share."""
-        assert self._plain_s is not None and self._draft_s is not None and self._verify_growth is not None
+        may_lose_s = self.may_lose * self._spent_s - self._lost_s
+        if gain >= self.least_gain:
+            if self._rounds_since_plain >= _PLAIN_AGAIN:
+                return 0
+            return self._affordable(length, may_lose_s + _GRACE * self._plain_s)
         catch_up_s = 2 * self._draft_s if self._catch_up_s is None else self._catch_up_s
-        worst_s = catch_up_s + length * self._draft_s + self._plain_s * self._verify_growth * length**_VERIFY_POWER
-        return self._plain_since_round >= self._pause and self._lost_s + worst_s <= self.may_lose * self._spent_s
+        is_due = self._plain_since_round >= self._pause  # a trial of the whole length, or none
+        return length if is_due and self._affordable(length, may_lose_s - catch_up_s) == length else 0
+
+    def _affordable(self, length: int, may_lose_s: float) -> int:
+        """The longest draft up to `length` that loses no more than this if all of it is refused: the guard where
+        predictions are wrong.
+        """
+        assert self._plain_s is not None and self._draft_s is not None and self._verify_growth is not None
+        growth_s = self._plain_s * self._verify_growth
+        while length and length * self._draft_s + growth_s * length**_VERIFY_POWER > may_lose_s:
+            length -= 1
+        return length
 
 
 def _running(known: float | None, seen: float, times: int) -> float:

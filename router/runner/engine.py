@@ -107,7 +107,7 @@ class Engine:
         self._vocabulary = vocabulary
         self._decode_text = decode
         self._on_device = available or (lambda: available_bytes(model.device))
-        self._chunk_tokens = options.chunk_tokens or (2048 if model.device.type == "cuda" else 512)
+        self._chunk_tokens = options.chunk_tokens or usual_chunk_tokens(model.device)
         self._guard = MemoryGuard(model, self._draft_model, self._chunk_tokens, self._available)
         self._clock = clock
         self._scheduler = Scheduler(options.slots)
@@ -567,6 +567,11 @@ class Engine:
                 status=503,
             )
         return BackendError(f"The model failed on this request: {type(error).__name__}: {error}", status=500)
+
+
+def usual_chunk_tokens(device: torch.device) -> int:
+    """Tokens read in one step: enough to keep the device busy, few enough that others do not wait for seconds."""
+    return 2048 if device.type == "cuda" else 512
 
 
 def _closed() -> BackendUnavailable:
