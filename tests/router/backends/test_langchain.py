@@ -135,8 +135,8 @@ def test_usage_reason_and_model_are_taken_from_whole_replies_and_from_chunks() -
 
 
 def test_cache_writes_that_are_told_by_lifetime_are_added_up() -> None:
-    details = {"cache_creation": 0, "ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 2}
-    usage = {"input_tokens": 9, "output_tokens": 1, "total_tokens": 10, "input_token_details": details}
+    details: Any = {"cache_creation": 0, "ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 2}
+    usage: Any = {"input_tokens": 9, "output_tokens": 1, "total_tokens": 10, "input_token_details": details}
     chunk = AIMessageChunk(content="hello", usage_metadata=usage)
     assert generate(Recorder(chunks=[chunk])).usage == Usage(9, 0, 1, written_tokens=5)
 

@@ -11,6 +11,7 @@ import pytest
 from longroute.router.assemble import Router
 from longroute.router.calibration.outcomes import to_line
 from longroute.router.calibration.published import read_published
+from longroute.router.core import Document
 from longroute.router.errors import CalibrationError
 from longroute.router.settings import load_settings
 
@@ -56,7 +57,7 @@ def test_lara_becomes_outcomes_with_the_features_the_router_sees(lara: Path) -> 
     full, rag = imported.outcomes
     assert (full.strategy, full.score, full.group, full.task, full.status) == ("full", 0.6, "g", "hallu", "ok")
     assert (rag.strategy, rag.score, rag.status, rag.error) == ("rag", 0.0, "failed", "window_overflow")
-    decision = Router(SETTINGS).decide("Who wrote the program?", [TEXT], model="gpt-4o")
+    decision = Router(SETTINGS).decide("Who wrote the program?", [Document(TEXT, "d")], model="gpt-4o")
     assert full.features == decision.features
     assert full.prompt_tokens == next(e for e in decision.estimates if e.strategy == "full").prompt_tokens
     assert imported.left_out == {"the text of a document is missing": 1}

@@ -47,6 +47,7 @@ def routed(id: str) -> Record:
         reasons=("the terms stand together",),
         tokens_before=40_000,
         tokens_after=4_000,
+        status=200,
         timings_s={"decide": 0.02, "total": 2.0},
     )
 
