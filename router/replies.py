@@ -18,7 +18,7 @@ from .core import Reply
 
 # Finish reasons of a reply that is longer than it was allowed to be, and of one that a filter or the model's own rules
 # cut short or replaced, as OpenAI, Anthropic, Google, Mistral and Amazon call them.
-_BROKE_OFF = frozenset(("length", "max_tokens", "max_output_tokens", "model_length"))
+_BROKE_OFF = frozenset(("length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"))
 _HELD_BACK = frozenset(
     (
         "content_filter",
@@ -46,20 +46,20 @@ def answers(reply: Reply) -> bool:
     An answer has words, nobody has held part of it back, and it does not say that the text holds no answer. One that
     broke off at its longest is an answer all the same.
     """
-    held_back = reply.finish_reason.lower() in _HELD_BACK
+    held_back = _reason(reply) in _HELD_BACK
     return reply.answered and bool(reply.text.strip()) and not held_back and not refuses(reply.text)
 
 
 def broke_off(reply: Reply) -> bool:
     """Whether a reply ended because it was at its longest."""
-    return reply.finish_reason.lower() in _BROKE_OFF
+    return _reason(reply) in _BROKE_OFF
 
 
 def shortcoming(reply: Reply) -> str:
     """What a reader of an answer should know about how it ended; empty where it ended by itself."""
     if broke_off(reply):
         return "the answer broke off at its longest: raise max_output_tokens"
-    if reply.finish_reason.lower() in _HELD_BACK:
+    if _reason(reply) in _HELD_BACK:
         return f"the answer, or the rest of it, was held back by the model's server ({reply.finish_reason})"
     return ""
 
@@ -78,6 +78,11 @@ def nothing_said(sentence: str) -> bool:
     Broader than `refuses`, and only as reliable as "is not mentioned" is in English: to be weighed, not believed.
     """
     return any(_words("nothing_said").search(part) for part in _sentences(sentence))
+
+
+def _reason(reply: Reply) -> str:
+    """As in the lists above; some libraries hand on the name of an enumeration with it (`FinishReason.SAFETY`)."""
+    return reply.finish_reason.rpartition(".")[2].lower()
 
 
 def _sentences(text: str) -> Iterator[str]:

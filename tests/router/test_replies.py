@@ -192,14 +192,18 @@ def test_an_empty_reply_is_no_answer(text: str) -> None:
     assert not answers(Reply(text))
 
 
-@pytest.mark.parametrize("reason", ["content_filter", "refusal", "SAFETY", "guardrail_intervened"])
+@pytest.mark.parametrize(
+    "reason", ["content_filter", "refusal", "SAFETY", "guardrail_intervened", "FinishReason.SAFETY"]
+)
 def test_what_was_held_back_is_no_answer(reason: str) -> None:
     reply = Reply("The dog is called", finish_reason=reason)
     assert not answers(reply)
     assert reason in shortcoming(reply)
 
 
-@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS"])
+@pytest.mark.parametrize(
+    "reason", ["length", "max_tokens", "MAX_TOKENS", "FinishReason.MAX_TOKENS", "model_context_window_exceeded"]
+)
 def test_an_answer_that_broke_off_is_one_with_a_shortcoming(reason: str) -> None:
     reply = Reply("The dog is called Rex, and", finish_reason=reason)
     assert answers(reply)
